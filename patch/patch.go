@@ -142,10 +142,9 @@ type Signer struct {
 type Patch struct {
 	Metadata
 	RepoState RepoState         `json:"repo_state"`
-	Packages  []Package         `json:"packages"`            // in order of Contents
-	Checks    map[Action]string `json:"checks,omitempty"`    // SHA-256 of each semantic check's blob
-	File      string            `json:"file"`                // SHA-256 of the .patch file itself, kept whole as a blob
-	FileSize  int64             `json:"file_size,omitempty"` // bytes
+	Packages  []Package         `json:"packages"`         // in order of Contents
+	Checks    map[Action]string `json:"checks,omitempty"` // SHA-256 of each semantic check's blob
+	XML       string            `json:"xml"`              // SHA-256 of metadata.xml, kept as a blob; former ones of a re-import stay in the journal
 	Signer    Signer            `json:"signer"`
 	Changed   int64             `json:"changed,omitempty"` // generation of the last apply or remove; 0: never applied
 }
