@@ -41,6 +41,7 @@ type PatchInfo struct {
 // Query is the reply of query: one entry per patch ID.
 type Query struct {
 	Patches map[string]PatchInfo `json:"pd"`
+	Error   string               `json:"error,omitempty"` // set alone when the request was refused
 }
 
 // Show is the reply of show.
@@ -73,6 +74,7 @@ type HostInfo struct {
 // QueryHosts is the reply of query_hosts, sorted by host name.
 type QueryHosts struct {
 	Hosts []HostInfo `json:"data"`
+	Error string     `json:"error,omitempty"` // set alone when the request was refused
 }
 
 // Operation is one piece of work on one host (own API).
