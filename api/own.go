@@ -107,3 +107,16 @@ type CommitReply struct {
 	Info  string `json:"info"`
 	Error string `json:"error"`
 }
+
+// ApplyOptions are the parameters of apply.
+type ApplyOptions struct {
+	SkipSemantic bool
+	Release      string // with --all: patches of this release only; empty: of every release
+}
+
+// RemoveOptions are the parameters of remove.
+type RemoveOptions struct {
+	RemoveUnremovable bool
+	SkipAppCheck      bool
+	SkipSemantic      bool
+}

@@ -18,17 +18,10 @@ import (
 const All = "--all"
 
 // ApplyOptions are the parameters of Apply.
-type ApplyOptions struct {
-	SkipSemantic bool
-	Release      string // with All: patches of this release only; empty: of every release
-}
+type ApplyOptions = api.ApplyOptions
 
 // RemoveOptions are the parameters of Remove.
-type RemoveOptions struct {
-	RemoveUnremovable bool
-	SkipAppCheck      bool
-	SkipSemantic      bool
-}
+type RemoveOptions = api.RemoveOptions
 
 func yes(params map[string]bool) url.Values {
 	v := url.Values{}
