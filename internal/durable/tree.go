@@ -1,5 +1,3 @@
-// Package durable makes files and folders visible whole and keeps them over a crash or a power cut. No other package
-// renames.
 package durable
 
 import (
