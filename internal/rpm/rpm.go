@@ -122,6 +122,14 @@ func (n NEVRA) check() error {
 	return nil
 }
 
+// CheckName refuses what cannot be the name of a package.
+func CheckName(s string) error {
+	if err := (NEVRA{Name: s, EVR: EVR{Version: "0", Release: "0"}, Arch: "noarch"}).check(); err != nil {
+		return problem.Errorf(problem.Invalid, "%q is not a package name: %v", s, err)
+	}
+	return nil
+}
+
 // CompareVersion orders two version (or release) strings as rpm does: runs of digits as numbers, runs of letters as
 // text, digits newer than letters, a tilde older than everything (end included), a caret newer than the end and older
 // than anything else; all other characters only separate.
