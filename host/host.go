@@ -113,10 +113,18 @@ type Report struct {
 	ToRemove       []rpm.NEVRA  `json:"to_remove"`       // installed, brought by a patch, and in neither repository, sorted
 	Missing        []string     `json:"missing"`         // package names of the host's group that are not installed, sorted
 	Cut            bool         `json:"cut,omitempty"`   // the lists above were cut at the report cap
+	Counts         Counts       `json:"counts,omitzero"` // lengths of the three lists before they were cut; zero unless Cut
 	PatchFailed    bool         `json:"patch_failed"`    // the last install failed and nothing has mended it
 	RequiresReboot bool         `json:"requires_reboot"` // software changed that only a reboot activates
 	Failure        string       `json:"failure,omitempty"`
 	RejectReason   string       `json:"reject_reason,omitempty"`
+}
+
+// Counts are lengths of the lists of a [Report].
+type Counts struct {
+	Installed int `json:"installed"`
+	ToRemove  int `json:"to_remove"`
+	Missing   int `json:"missing"`
 }
 
 // Difference is one installed package that should be at another version.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/starpatch/starpatch/host"
+	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/problem"
 )
 
@@ -50,6 +51,9 @@ func (id *Identity) Host() string { return id.pair.Leaf.Subject.CommonName }
 
 // Certificate is the agent's certificate; do not change it.
 func (id *Identity) Certificate() *x509.Certificate { return id.pair.Leaf }
+
+// Pair is the certificate with its key; do not change it.
+func (id *Identity) Pair() *tls.Certificate { return id.pair }
 
 // Files are the PEM files for programs such as dnf. Certificate and key are the same file, so that a renewal replaces
 // both at once; programs skip the block that they do not look for.
@@ -138,7 +142,7 @@ func SaveIdentity(dir, name, hash string, key *ecdsa.PrivateKey, certDER, caDER 
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(filepath.Join(dir, joiningFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := durable.Remove(filepath.Join(dir, joiningFile)); err != nil {
 		return nil, err
 	}
 	return &Identity{dir: dir, pair: pair, ca: ca}, nil

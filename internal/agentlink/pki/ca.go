@@ -164,6 +164,18 @@ func (ca *CA) SignAgent(csr []byte, name string, now time.Time) (*x509.Certifica
 	}, pub, now)
 }
 
+// RequestName is the common name that the certificate request asks for; nothing else of it has been checked.
+func RequestName(csr []byte) (string, error) {
+	if len(csr) > maxCSR {
+		return "", problem.Errorf(problem.TooLarge, "the certificate request has %d bytes; at most %d are accepted", len(csr), maxCSR)
+	}
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return "", problem.Errorf(problem.Invalid, "the certificate request cannot be read: %v", err)
+	}
+	return req.Subject.CommonName, host.CheckName(req.Subject.CommonName)
+}
+
 // RequestKey checks the certificate request as [CA.SignAgent] does and returns the SHA-256 of its public key, in
 // hexadecimal: what a used token stays bound to.
 func RequestKey(csr []byte, name string) (string, error) {

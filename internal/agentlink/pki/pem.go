@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/problem"
 )
 
@@ -87,8 +88,8 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 }
 
 func writeFile(dir, name string, text []byte, mode os.FileMode) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, name), text, mode)
+	return durable.WriteFile(filepath.Join(dir, name), text, mode)
 }
