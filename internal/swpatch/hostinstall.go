@@ -38,7 +38,7 @@ func hostInstall(ctx context.Context, s *session, o cli.Options) error {
 		if dotted {
 			s.out.Line("")
 		}
-		return s.lost(host, op.ID, err)
+		return s.lost(host, err)
 	}
 	return s.outcome(op)
 }
@@ -103,7 +103,7 @@ func (s *session) watchWithDots(ctx context.Context, id string, dotted *bool) (a
 }
 
 // lost says why the wait ended before the installation did.
-func (s *session) lost(host, id string, err error) error {
+func (s *session) lost(host string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return problem.Errorf(problem.Unavailable, "interrupted; the installation on %s goes on: sw-patch query-hosts shows how it ends", host)

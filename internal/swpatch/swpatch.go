@@ -59,7 +59,11 @@ var errSaid = errors.New("already said")
 // Run carries out one command line and returns its exit code.
 func Run(ctx context.Context, env Env) int {
 	s := &session{Env: env, out: cli.NewOutput(env.Stdout)}
-	err := s.run(ctx)
+	return s.end(s.run(ctx))
+}
+
+// end says what a run failed with, if it did, and returns its exit code.
+func (s *session) end(err error) int {
 	if u, ok := errors.AsType[*usageError](err); ok {
 		s.help()
 		err = u
@@ -192,10 +196,10 @@ func (s *session) explain(err error) error {
 		return errors.New("interrupted")
 	case answered && status.Status == http.StatusInternalServerError:
 		s.out.Line("An internal error has occurred. Please check /var/log/patching.log for details")
-		return problem.Errorf(problem.Internal, "the patch controller at %s answered with an internal error; its log has the rest", place)
+		return problem.Errorf(problem.Internal, "the patch controller at %s answered: %s; its log has the rest", place, sentence(err))
 	case network && op.Op == "dial":
 		return problem.Errorf(problem.Unavailable, "cannot reach the patch controller at %s: %v; %s", place, plain(op.Err), hint)
-	case !answered && problem.KindOf(err) == problem.Unavailable:
+	case network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return problem.Errorf(problem.Unavailable, "lost the connection to the patch controller at %s before it answered; sw-patch query and query-hosts show what was done", place)
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/schollz/progressbar/v3"
 
@@ -133,6 +134,9 @@ func cause(err error) error {
 	return err
 }
 
+// barEvery is how often a progress bar is drawn at most.
+const barEvery = 50 * time.Millisecond
+
 // send uploads one file under its name as typed. Standard error shows how far it is if it is a terminal.
 func (s *session) send(ctx context.Context, path string) (api.Messages, error) {
 	info, err := os.Stat(path)
@@ -156,7 +160,9 @@ func (s *session) send(ctx context.Context, path string) (api.Messages, error) {
 		progressbar.OptionSetWriter(s.Stderr),
 		progressbar.OptionSetDescription(cli.Visible(filepath.Base(path))),
 		progressbar.OptionShowBytes(true),
-		progressbar.OptionShowTotalBytes(true),
+		progressbar.OptionShowCount(),
+		progressbar.OptionSetRenderBlankState(true),
+		progressbar.OptionThrottle(barEvery),
 		progressbar.OptionUseIECUnits(true),
 		progressbar.OptionSetWidth(20),
 		progressbar.OptionClearOnFinish(),
