@@ -3,7 +3,13 @@
 // suite (storetest): store/etcd for real and store/mem for tests and the simulator. No other package knows etcd.
 //
 // Keys are slash-separated paths without a leading slash. Values are at most 1 MiB. Every commit has a revision; revisions
-// grow by at least one per commit and are shared by all keys.
+// grow by at least one per commit and are shared by all keys. The first commit of a new store has a revision above 1.
+//
+// Save, then act: read, decide, and put what was read into the If of the commit that saves the decision. ErrConflict then
+// means read and decide again. [ErrUnknown] means that nobody can say yet whether the commit happened: read again, and
+// never just repeat it (internal/journal resolves it for its callers).
+//
+// Byte slices that a store returns are shared: do not change them. Those given to Commit may be reused after it returned.
 package store
 
 import (
@@ -11,7 +17,8 @@ import (
 	"errors"
 )
 
-// The errors that callers test for. Anything else is the environment failing.
+// The errors that callers test for with errors.Is. Anything else is the environment failing before the commit was tried:
+// it has no effect.
 var (
 	ErrNotFound  = errors.New("key not found")
 	ErrConflict  = errors.New("the state changed since it was read")
@@ -19,12 +26,8 @@ var (
 	ErrClosed    = errors.New("the store is closed")
 	ErrNoSpace   = errors.New("the store is out of space")
 	ErrLeaseLost = errors.New("the lease has expired")
-)
-
-// MaxValue is the largest value, in bytes, that a Commit takes; MaxOps the most operations (compares and changes each).
-const (
-	MaxValue = 1 << 20
-	MaxOps   = 120
+	ErrTooLarge  = errors.New("more than the store takes at once")
+	ErrUnknown   = errors.New("it is not known whether the commit happened")
 )
 
 // Item is one key as of the revision it was read at.
@@ -50,7 +53,7 @@ type Change struct {
 	Lease Lease // the key vanishes with this lease; 0: it stays
 }
 
-// Txn is committed whole or not at all.
+// Txn is committed whole or not at all. Without changes it only checks its compares. [Txn.Check] says what is accepted.
 type Txn struct {
 	If   []Compare
 	Then []Change
@@ -66,8 +69,8 @@ type Event struct {
 // Batch is every event of one or more whole revisions, or the error that ended the watch. A revision is never split.
 type Batch struct {
 	Events []Event
-	Rev    int64 // all changes up to and including Rev have been delivered
-	Err    error // ErrCompacted, ErrClosed or the context's cause; the channel is closed after it
+	Rev    int64 // all changes up to and including Rev have been delivered; 0 with Err
+	Err    error // ErrCompacted, ErrClosed or the context's cause; always the last batch before the channel is closed
 }
 
 // Lease is a lease's identity; 0 is none.
@@ -80,26 +83,19 @@ type Store interface {
 	// List returns every item whose key starts with prefix, sorted by key, and the revision of the snapshot.
 	List(ctx context.Context, prefix string) ([]Item, int64, error)
 	// Commit checks all compares and applies all changes atomically and durably; it returns the new revision, or
-	// ErrConflict with nothing changed. After an error of the environment the outcome is unknown: read again.
+	// ErrConflict, ErrNoSpace, ErrTooLarge, ErrLeaseLost with nothing changed. ErrUnknown: it may have happened, or may
+	// still happen.
 	Commit(ctx context.Context, txn Txn) (int64, error)
-	// Watch delivers every change under prefix with a revision greater than after. Read the channel until it is closed
-	// or cancel ctx; a slow reader is delayed, never skipped.
+	// Watch delivers every change under prefix with a revision greater than after (which may lie in the future). Read
+	// the channel until it is closed, or cancel ctx; a slow reader is delayed, never skipped. To resume, watch again
+	// after the Rev of the last batch.
 	Watch(ctx context.Context, prefix string, after int64) <-chan Batch
-	// Grant makes a lease that is kept alive until ctx ends or Close, and expires at most ttlSeconds after the holder died.
-	// The channel is closed when the lease is lost.
+	// Grant makes a lease that is kept alive until ctx ends or Close, and then expires within about ttlSeconds (2 at
+	// least). The channel is closed when the lease is lost or no longer kept alive.
 	Grant(ctx context.Context, ttlSeconds int) (Lease, <-chan struct{}, error)
-	// Revoke ends the lease and deletes its keys.
+	// Revoke ends the lease and deletes its keys, in one commit. Revoking a lease that is gone is no error.
 	Revoke(ctx context.Context, lease Lease) error
-	// Campaign blocks until this candidate is elected under the name, and returns the election key to fence writes with.
-	Campaign(ctx context.Context, election, candidate string, lease Lease) (Election, error)
-	// Close releases everything; commits in flight end with ErrClosed.
+	// Close releases everything and waits for what it started; calls in flight end with ErrClosed, commits perhaps with
+	// ErrUnknown. Closing twice is no error.
 	Close() error
-}
-
-// Election is an office that is held.
-type Election interface {
-	// Fence is the compare that makes a Commit fail with ErrConflict once the office is lost.
-	Fence() Compare
-	// Resign gives the office up.
-	Resign(ctx context.Context) error
 }
