@@ -229,3 +229,6 @@ func (c *Controller) allIn(ids []string, state patch.State) bool {
 	}
 	return true
 }
+
+// Revision is the current generation of a release's update repository; 0: there is none.
+func (c *Controller) Revision(release string) int64 { return c.snap.Load().releases[release].Revision }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -47,12 +48,19 @@ func admit(c Caller, need Role) error {
 // open only when the configuration says so.
 func Loopback(r *http.Request) Caller { return Caller{Name: "loopback " + r.RemoteAddr, Role: Admin} }
 
-// Certificate is the access of the repository: the caller is the host that the verified client certificate names.
-func Certificate(r *http.Request) Caller {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return Caller{}
+// Certificate is the access of the repository: the caller is the host that the client certificate names, as identify
+// finds in the connection; nobody if there is none.
+func Certificate(identify func(tls.ConnectionState) (string, error)) Access {
+	return func(r *http.Request) Caller {
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+			return Caller{}
+		}
+		name, err := identify(*r.TLS)
+		if err != nil {
+			return Caller{}
+		}
+		return Caller{Name: name, Role: Agent}
 	}
-	return Caller{Name: r.TLS.VerifiedChains[0][0].Subject.CommonName, Role: Agent}
 }
 
 type peerKey struct{}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/starpatch/starpatch/api"
+	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/problem"
 )
 
@@ -143,7 +144,7 @@ func (s *Server) compatError(rt route, r *http.Request, err error) (reply, error
 		return reply{}, err
 	}
 	raise := rt.raise
-	if _, ok := errors.AsType[rejected](err); ok {
+	if _, ok := errors.AsType[rejected](err); ok || errors.Is(err, patch.ErrInstalling) {
 		raise = ""
 	}
 	return reply{value: api.ErrorOnly{Error: raise + err.Error()}}, nil
