@@ -109,6 +109,9 @@ func (s *session) lost(host string, err error) error {
 		return problem.Errorf(problem.Unavailable, "interrupted; the installation on %s goes on: sw-patch query-hosts shows how it ends", host)
 	case problem.KindOf(err) == problem.Unavailable:
 		s.out.Line("Lost communications with the patch controller")
+		if err := s.out.Flush(); err != nil {
+			return err
+		}
 		s.complain("The installation on %s may go on. When the controller is back, sw-patch query-hosts shows how it ends.", host)
 		return errSaid
 	}
