@@ -26,7 +26,7 @@ type Feeds struct {
 	dir string
 
 	mu      sync.Mutex
-	headers map[string]cached // by path; what an earlier Index read
+	headers map[string]cached // by path; what an earlier Base read
 }
 
 // cached is one package file and what its header said when the file had this size and time.
@@ -68,16 +68,15 @@ func (f *Feeds) Releases() ([]string, error) {
 	return out, nil
 }
 
-// Index returns the highest version of each package in the base feed of a release, read from the packages' own headers.
-// Packages that came or went since the last call are noticed. It returns a not-found [problem.Error] for a release that
-// is not installed.
-func (f *Feeds) Index(ctx context.Context, release string) (map[rpm.Key]rpm.NEVRA, error) {
+// Base returns the highest version of each package in the base feed of a release, read from the packages' own headers, or
+// nil if the release is not installed. Packages that came or went since the last call are noticed.
+func (f *Feeds) Base(ctx context.Context, release string) (map[rpm.Key]rpm.NEVRA, error) {
 	if _, err := patch.ParseRelease(release); err != nil {
-		return nil, err
+		return nil, nil // no release of that name can be
 	}
 	root := f.Path(release)
 	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.Errorf(problem.NotFound, "release %s is not installed: it has no base feed; bring one in with: sw-patch-controller feed add %s DIR", release, release)
+		return nil, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

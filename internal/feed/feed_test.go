@@ -15,7 +15,6 @@ import (
 	"github.com/starpatch/starpatch/internal/repo/repodata"
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/internal/rpmmake"
-	"github.com/starpatch/starpatch/problem"
 )
 
 func needCreateRepo(t testing.TB) {
@@ -74,7 +73,7 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 	if got, err := f.Releases(); err != nil || !cmp.Equal(got, []string{"19.09"}) {
 		t.Errorf("releases: %v, %v", got, err)
 	}
-	index, err := f.Index(t.Context(), "19.09")
+	index, err := f.Base(t.Context(), "19.09")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +100,7 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 		if want := (Added{Packages: 4, New: 1}); err != nil || got != want {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)
 		}
-		index, err := f.Index(t.Context(), "19.09")
+		index, err := f.Base(t.Context(), "19.09")
 		if err != nil || len(index) != 3 {
 			t.Errorf("index: %v, %v", index, err)
 		}
@@ -119,7 +118,7 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 		if err := os.Remove(filepath.Join(f.Path("19.09"), "Packages", "extra-1-1.noarch.rpm")); err != nil {
 			t.Fatal(err)
 		}
-		if index, err := f.Index(t.Context(), "19.09"); err != nil || len(index) != 2 {
+		if index, err := f.Base(t.Context(), "19.09"); err != nil || len(index) != 2 {
 			t.Errorf("index: %v, %v", index, err)
 		}
 	})
@@ -178,10 +177,11 @@ func TestAddRefusesWithoutATrace(t *testing.T) {
 	}
 }
 
-func TestIndexOfAReleaseThatIsNotInstalled(t *testing.T) {
-	_, err := New(t.TempDir()).Index(t.Context(), "20.01")
-	if problem.KindOf(err) != problem.NotFound {
-		t.Errorf("got %v, want not found", err)
+func TestBaseOfAReleaseThatIsNotInstalled(t *testing.T) {
+	for _, release := range []string{"20.01", "../x", "unknown", ""} {
+		if base, err := New(t.TempDir()).Base(t.Context(), release); base != nil || err != nil {
+			t.Errorf("%q: got %v, %v", release, base, err)
+		}
 	}
 }
 
