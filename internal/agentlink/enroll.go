@@ -6,6 +6,7 @@ import (
 
 	pb "github.com/starpatch/starpatch/internal/agentlink/linkpb"
 	"github.com/starpatch/starpatch/internal/agentlink/pki"
+	"github.com/starpatch/starpatch/problem"
 )
 
 // enrollment is the only service that callers without a certificate reach.
@@ -43,6 +44,9 @@ func (e enrollment) join(ctx context.Context, in *pb.JoinRequest) (*pb.JoinReply
 	// The certificate leaves only after the token's use is durable: one token, one key.
 	claim := Claim{Token: token.ID, Secret: token.Secret, Host: name, Key: key, Serial: pki.Serial(cert), Expires: cert.NotAfter}
 	if err := e.Registrar.Redeem(ctx, claim); err != nil {
+		if problem.KindOf(err) != problem.Internal {
+			e.Log.Warn("join refused", "host", name, "token", token.ID, "err", err)
+		}
 		return nil, err
 	}
 	e.Log.Info("agent joined", "host", name, "token", token.ID, "serial", claim.Serial)

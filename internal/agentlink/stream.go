@@ -70,7 +70,7 @@ func (l link) connect(stream serverStream, p Peer) error {
 
 	hello, err := awaitHello(ctx, in)
 	if err != nil {
-		return err
+		return l.refused(p, err)
 	}
 	release, err := l.take(ctx, p.Host, end)
 	if err != nil {
@@ -79,12 +79,18 @@ func (l link) connect(stream serverStream, p Peer) error {
 	defer release()
 	session, err := l.Controller.Attach(ctx, p, hello)
 	if err != nil {
-		return err
+		return l.refused(p, err)
 	}
-	l.Log.Info("agent connected", "host", p.Host, "from", p.IP, "agent", hello.Facts.Agent)
 	err = l.serve(ctx, stream, session, hello, in)
 	session.Detach(err)
-	l.Log.Info("agent disconnected", "host", p.Host, "cause", err)
+	return err
+}
+
+// refused logs that an agent with a good certificate was not let in; what happens to a session its owner logs.
+func (l link) refused(p Peer, err error) error {
+	if problem.KindOf(err) != problem.Internal {
+		l.Log.Warn("agent refused", "host", p.Host, "from", p.IP, "err", err)
+	}
 	return err
 }
 

@@ -10,10 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/agentlink"
@@ -30,16 +33,17 @@ const (
 
 // system is a controller with its CA, reached over in-process pipes that carry real TLS and HTTP/2.
 type system struct {
-	t     *testing.T
-	ca    *pki.CA
-	cert  *pki.Server
-	reg   *registrar
-	ctl   *controller
-	log   *slog.Logger
+	t    *testing.T
+	ca   *pki.CA
+	cert *pki.Server
+	reg  *registrar
+	ctl  *controller
+	log  *slog.Logger
+	stop func()
+
 	mu    sync.Mutex
 	l     *pipes
-	stop  func()
-	dials chan struct{} // gets one for each dial; nil: not counted
+	wires []*wire // every connection that agents made
 }
 
 func newSystem(t *testing.T) *system {
@@ -91,7 +95,22 @@ func (s *system) dial(ctx context.Context, _ string) (net.Conn, error) {
 	if l == nil {
 		return nil, errors.New("connection refused")
 	}
-	return l.dial(ctx)
+	c, err := l.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := newWire(c)
+	s.mu.Lock()
+	s.wires = append(s.wires, w)
+	s.mu.Unlock()
+	return w, nil
+}
+
+// last is the connection that was made last.
+func (s *system) last() *wire {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wires[len(s.wires)-1]
 }
 
 // token makes a token for the host and returns its text.
@@ -141,6 +160,7 @@ func (s *system) run(dir string, h *handler) (*agentlink.Client, func()) {
 
 // registrar keeps tokens in memory.
 type registrar struct {
+	asked   atomic.Int64
 	mu      sync.Mutex
 	tokens  map[string]agentlink.TokenRecord
 	revoked map[string]bool
@@ -156,6 +176,7 @@ func (r *registrar) put(rec agentlink.TokenRecord) {
 func (r *registrar) Redeem(_ context.Context, c agentlink.Claim) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.asked.Add(1)
 	rec, err := r.tokens[c.Token].Redeem(c, time.Now())
 	if err == nil {
 		r.tokens[c.Token] = rec
@@ -315,4 +336,74 @@ func (p *pipes) Close() error {
 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5489} }
 
-var _ = tls.VersionTLS13
+// wire is a connection that can go silent, as when the other machine loses its power.
+type wire struct {
+	net.Conn
+	silent chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newWire(c net.Conn) *wire {
+	return &wire{Conn: c, silent: make(chan struct{}), closed: make(chan struct{})}
+}
+
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	select {
+	case <-w.silent:
+		<-w.closed
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+func (w *wire) Write(b []byte) (int, error) {
+	select {
+	case <-w.silent:
+		return len(b), nil
+	default:
+		return w.Conn.Write(b)
+	}
+}
+
+func (w *wire) Close() error {
+	w.once.Do(func() { close(w.closed) })
+	select {
+	case <-w.silent:
+		return nil // the other side must not notice
+	default:
+		return w.Conn.Close()
+	}
+}
+
+// raw is a connection with any TLS configuration, to say what no Client of ours would.
+func (s *system) raw(cfg *tls.Config) *grpc.ClientConn {
+	s.t.Helper()
+	cc, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)), grpc.WithContextDialer(s.dial), grpc.WithNoProxy())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if err := cc.Close(); err != nil {
+			s.t.Error(err)
+		}
+	})
+	return cc
+}
+
+// anonymous trusts the system's CA and shows no certificate.
+func (s *system) anonymous() *tls.Config {
+	return &tls.Config{RootCAs: s.ca.Pool(), ServerName: "192.0.2.1"}
+}
+
+// identity loads what join left in dir.
+func identity(t *testing.T, dir string) *pki.Identity {
+	t.Helper()
+	id, err := pki.LoadIdentity(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
