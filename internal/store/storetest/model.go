@@ -102,40 +102,38 @@ func model(t *testing.T, s Compacter, p string) {
 				}
 				last = rev
 			},
-			"watch": func(rt *rapid.T) {
-				if len(history) == 0 {
-					return
-				}
-				from := rapid.IntRange(0, len(history)-1).Draw(rt, "from")
-				state, after := map[string]string{}, start
-				if from > 0 {
-					state, after = maps.Clone(history[from-1]), revs[from-1]
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				events := s.Watch(ctx, p, after)
-				for i := from; i < len(history); {
-					b := <-events
-					if b.Err != nil {
-						rt.Fatalf("watch: %v", b.Err)
-					}
-					for n, ev := range b.Events {
-						if ev.Value == nil {
-							delete(state, ev.Key)
-						} else {
-							state[ev.Key] = string(ev.Value)
-						}
-						if n+1 < len(b.Events) && b.Events[n+1].Rev == ev.Rev {
-							continue
-						}
-						if ev.Rev != revs[i] || !maps.Equal(state, history[i]) {
-							rt.Fatalf("after revision %d the watch gives %v, want %v after %d", ev.Rev, state, history[i], revs[i])
-						}
-						i++
-					}
-				}
-			},
 		})
+		if round%10 != 0 || len(history) == 0 { // a watch that begins in the past takes an etcd 0.1 s
+			return
+		}
+		from := rapid.IntRange(0, len(history)-1).Draw(rt, "from")
+		state, after := map[string]string{}, start
+		if from > 0 {
+			state, after = maps.Clone(history[from-1]), revs[from-1]
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		events := s.Watch(ctx, p, after)
+		for i := from; i < len(history); {
+			b := <-events
+			if b.Err != nil {
+				rt.Fatalf("watch: %v", b.Err)
+			}
+			for n, ev := range b.Events {
+				if ev.Value == nil {
+					delete(state, ev.Key)
+				} else {
+					state[ev.Key] = string(ev.Value)
+				}
+				if n+1 < len(b.Events) && b.Events[n+1].Rev == ev.Rev {
+					continue
+				}
+				if ev.Rev != revs[i] || !maps.Equal(state, history[i]) {
+					rt.Fatalf("after revision %d the watch gives %v, want %v after %d", ev.Rev, state, history[i], revs[i])
+				}
+				i++
+			}
+		}
 	})
 }
 
