@@ -5,6 +5,7 @@
 package repodata
 
 import (
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -233,7 +234,7 @@ func ParseRepomd(r io.Reader) (Repomd, error) {
 		} `xml:"data"`
 	}
 	if err := xml.NewDecoder(&capped{r: r, left: MaxRepomd, err: tooLarge("repomd.xml", MaxRepomd)}).Decode(&doc); err != nil {
-		return Repomd{}, problem.Errorf(problem.Invalid, "cannot read repomd.xml: %w", err)
+		return Repomd{}, unreadable("repomd.xml", err)
 	}
 	var md Repomd
 	if n, err := strconv.ParseInt(strings.TrimSpace(doc.Revision), 10, 64); err == nil {
@@ -274,33 +275,40 @@ func (h href) check() error {
 // ParsePrimary reads uncompressed primary.xml and returns the packages, sorted. Source packages are left out.
 func ParsePrimary(r io.Reader) ([]Package, error) {
 	var out []Package
-	bad := func(err error) ([]Package, error) {
-		return nil, problem.Errorf(problem.Invalid, "cannot read primary metadata: %w", err)
-	}
 	d := xml.NewDecoder(r)
-	for {
-		tok, err := d.Token()
-		if err == io.EOF {
+	for depth := 0; ; {
+		// Raw tokens: half the time, and the shape is checked here. Most of the file is skipped.
+		tok, err := d.RawToken()
+		if err == io.EOF && depth == 0 {
 			break
 		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		if err != nil {
-			return bad(err)
+			return nil, unreadable("primary metadata", err)
 		}
-		start, ok := tok.(xml.StartElement)
-		if !ok || start.Name.Local != "package" {
-			continue
+		switch t := tok.(type) {
+		case xml.EndElement:
+			depth--
+		case xml.StartElement:
+			depth++
+			if depth != 2 || t.Name.Local != "package" {
+				continue
+			}
+			p, err := parsePackage(d)
+			if err != nil {
+				return nil, unreadable("primary metadata", err)
+			}
+			depth--
+			if p.Arch == "src" || p.Arch == "nosrc" {
+				continue
+			}
+			if len(out) >= MaxPackages {
+				return nil, problem.Errorf(problem.TooLarge, "cannot read primary metadata: it has more than %d packages", MaxPackages)
+			}
+			out = append(out, p)
 		}
-		p, err := parsePackage(d)
-		if err != nil {
-			return bad(err)
-		}
-		if p.Arch == "src" || p.Arch == "nosrc" {
-			continue
-		}
-		if len(out) >= MaxPackages {
-			return bad(problem.Errorf(problem.TooLarge, "more than %d packages", MaxPackages))
-		}
-		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b Package) int {
 		if c := a.NEVRA.Compare(b.NEVRA); c != 0 {
@@ -311,60 +319,88 @@ func ParsePrimary(r io.Reader) ([]Package, error) {
 	return out, nil
 }
 
-// parsePackage reads the inside of one package element, skipping the bulk of it.
+// parsePackage reads the inside of one package element and its end.
 func parsePackage(d *xml.Decoder) (Package, error) {
 	var p Package
-	for {
-		tok, err := d.Token()
+	var text strings.Builder // of the element at depth 1, where it matters
+	var sha256 bool          // that element is a SHA-256 checksum
+	for depth := 0; ; {
+		tok, err := d.RawToken()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		if err != nil {
 			return p, err
 		}
 		switch t := tok.(type) {
-		case xml.EndElement:
-			if _, err := rpm.ParseFileName(p.NEVRA.FileName()); err != nil {
-				return p, err
-			}
-			return p, href{Href: p.Location}.check()
 		case xml.StartElement:
+			if depth++; depth > 1 {
+				continue
+			}
+			text.Reset()
 			switch t.Name.Local {
-			case "name":
-				err = d.DecodeElement(&p.Name, &t)
-			case "arch":
-				err = d.DecodeElement(&p.Arch, &t)
 			case "version":
 				p.Version, p.Release = attr(t, "ver"), attr(t, "rel")
-				if e := attr(t, "epoch"); e != "" {
-					if p.Epoch, err = strconv.Atoi(e); err == nil && p.Epoch < 0 {
-						err = fmt.Errorf("epoch %s is negative", e)
-					}
-				}
-				err = errors.Join(err, d.Skip())
+				p.Epoch, err = number[int](t, "epoch")
 			case "checksum":
-				var digest string
-				if err = d.DecodeElement(&digest, &t); err == nil && attr(t, "type") == "sha256" && isSHA256(digest) {
-					p.SHA256 = digest
-				}
+				sha256 = attr(t, "type") == "sha256"
 			case "size":
-				if s := attr(t, "package"); s != "" {
-					p.Size, err = strconv.ParseInt(s, 10, 64)
-				}
-				err = errors.Join(err, d.Skip())
+				p.Size, err = number[int64](t, "package")
 			case "location":
 				p.Location = attr(t, "href")
-				err = errors.Join(href{p.Location, attr(t, "base")}.check(), d.Skip())
-			default:
-				err = d.Skip()
+				err = href{p.Location, attr(t, "base")}.check()
 			}
 			if err != nil {
 				return p, err
+			}
+		case xml.CharData:
+			if depth == 1 && text.Len() < 1024 {
+				text.Write(t)
+			}
+		case xml.EndElement:
+			switch depth--; {
+			case depth < 0:
+				if _, err := rpm.ParseFileName(p.NEVRA.FileName()); err != nil {
+					return p, err
+				}
+				return p, href{Href: p.Location}.check()
+			case depth > 0:
+			case t.Name.Local == "name":
+				p.Name = text.String()
+			case t.Name.Local == "arch":
+				p.Arch = text.String()
+			case t.Name.Local == "checksum" && sha256 && isSHA256(text.String()):
+				p.SHA256 = text.String()
 			}
 		}
 	}
 }
 
+// number reads an attribute that is a number of at least 0; absent is 0.
+func number[N int | int64](t xml.StartElement, name string) (N, error) {
+	s := attr(t, name)
+	if s == "" {
+		return 0, nil
+	}
+	bits := 63
+	if name == "epoch" {
+		bits = 31 // an int holds it everywhere, and no real epoch is larger
+	}
+	n, err := strconv.ParseUint(s, 10, bits)
+	if err != nil {
+		return 0, fmt.Errorf("the %s of a package is %q", name, s)
+	}
+	return N(n), nil
+}
+
+// unreadable says what could not be read. A cause that has a kind of its own keeps it.
+func unreadable(what string, err error) error {
+	return problem.Errorf(cmp.Or(problem.KindOf(err), problem.Invalid), "cannot read %s: %w", what, err)
+}
+
 func attr(t xml.StartElement, name string) string {
 	for _, a := range t.Attr {
-		if a.Name.Local == name {
+		if a.Name.Local == name && a.Name.Space != "xmlns" {
 			return a.Value
 		}
 	}
@@ -384,7 +420,7 @@ func ParseGroups(r io.Reader) (map[string][]string, error) {
 		} `xml:"group"`
 	}
 	if err := xml.NewDecoder(r).Decode(&doc); err != nil {
-		return nil, problem.Errorf(problem.Invalid, "cannot read groups: %w", err)
+		return nil, unreadable("groups", err)
 	}
 	out := map[string][]string{}
 	for _, g := range doc.Groups {
@@ -418,7 +454,7 @@ func ParseBrought(r io.Reader) ([]rpm.NEVRA, error) {
 	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&doc); err != nil {
-		return nil, problem.Errorf(problem.Invalid, "cannot read the list of brought packages: %w", err)
+		return nil, unreadable("the list of brought packages", err)
 	}
 	if doc.Format != 1 {
 		return nil, problem.Errorf(problem.NotSupported, "cannot read the list of brought packages: its format is %d, this version knows 1", doc.Format)
