@@ -1,0 +1,139 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/starpatch/starpatch/problem"
+)
+
+// Exec runs a command inside a host, chrooted into its root, with this process's standard streams, and returns its exit
+// code; 127 means that the host has no such command. The calling thread is spent by it.
+func (l *Lab) Exec(ctx context.Context, name string, argv []string) (int, error) {
+	if os.Geteuid() != 0 {
+		return 0, problem.Errorf(problem.Forbidden, "patch-lab exec must run as root; run it with sudo")
+	}
+	if _, err := l.Host(name); err != nil {
+		return 0, err
+	}
+	pid, err := l.initPID(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, problem.Errorf(problem.Conflict, "host %s is going down; try again when it is up", name)
+	}
+	defer closeFD(fd)
+	// Asked with the process held: it is an init of this lab and not one that got its number since.
+	if environ(pid, markLab) != l.ID {
+		return 0, problem.Errorf(problem.Conflict, "host %s is going down; try again when it is up", name)
+	}
+	cmd := exec.CommandContext(ctx, "/usr/bin/env", argv...) // of the host: it looks the command up in the host's PATH
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.Env = []string{"PATH=" + systemPath, "HOME=/root", "LANG=C.UTF-8", "TERM=" + os.Getenv("TERM")}
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: l.Root(name)}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	runtime.LockOSThread() // and never unlocked: the thread is in the host from here on
+	spaces := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+	if l.NetNS {
+		spaces |= unix.CLONE_NEWNET
+	}
+	if err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Setns(fd, spaces)); err != nil {
+		return 0, problem.Errorf(problem.Unavailable, "cannot enter host %s: %w", name, err)
+	}
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return 128 + int(ws.Signal()), nil // as a shell says it
+		}
+		return exit.ExitCode(), nil
+	}
+	if err != nil {
+		return 0, problem.Errorf(problem.Unavailable, "cannot run a command on host %s: %w", name, err)
+	}
+	return 0, nil
+}
+
+// initPID is the process that holds a host's namespaces, as the machine sees it.
+func (l *Lab) initPID(ctx context.Context, name string) (int, error) {
+	hosts, err := l.power(ctx)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(hosts, func(p powered) bool { return p.Name == name })
+	if i < 0 || hosts[i].PID == 0 {
+		return 0, problem.Errorf(problem.Conflict, "host %s is not up; patch-lab status --dir %s tells more", name, l.Dir)
+	}
+	return hosts[i].PID, nil
+}
+
+// power asks the keeper for the state of all hosts.
+func (l *Lab) power(ctx context.Context) ([]powered, error) {
+	answer, err := ask(ctx, l.keeperSocket(), request{Do: "status"})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, problem.Errorf(problem.Unavailable, "the lab in %s does not run: its keeper has gone; patch-lab down --dir %s removes it", l.Dir, l.Dir)
+	}
+	if err != nil {
+		return nil, problem.Errorf(problem.Unavailable, "cannot ask the lab's keeper: %w", err)
+	}
+	return answer.Hosts, nil
+}
+
+// HostStatus is one host as [Lab.Status] sees it.
+type HostStatus struct {
+	Host
+	PID    int         // of its init; 0: off
+	BootID string      // of its last boot
+	Boots  int         // since the lab is up
+	Units  []unitState // what its init runs; nil when it does not answer
+}
+
+// State says what became of a unit: up, starting, down, or none if the host has no such unit.
+func (h HostStatus) State(unit string) string {
+	for _, u := range h.Units {
+		switch {
+		case u.Name != unit:
+		case u.Up:
+			return "up"
+		case u.PID != 0:
+			return "starting"
+		default:
+			return "down"
+		}
+	}
+	return "-"
+}
+
+// Status asks the keeper and the hosts' inits what runs.
+func (l *Lab) Status(ctx context.Context) ([]HostStatus, error) {
+	hosts, err := l.power(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []HostStatus
+	for _, p := range hosts {
+		h, err := l.Host(p.Name)
+		if err != nil {
+			return nil, err
+		}
+		s := HostStatus{Host: h, PID: p.PID, BootID: p.BootID, Boots: p.Boots}
+		if p.PID != 0 {
+			// An init that goes down right now does not answer: its host is shown without units.
+			if answer, err := ask(ctx, filepath.Join(l.Root(h.Name), initSocket), request{Do: "status"}); err == nil {
+				s.Units = answer.Units
+			}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
