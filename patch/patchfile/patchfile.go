@@ -11,6 +11,7 @@ package patchfile
 
 import (
 	"io"
+	"slices"
 
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/problem"
@@ -29,6 +30,9 @@ const (
 
 // signedOrder is the order in which the signed members are hashed, whatever their order in the container.
 var signedOrder = [...]string{metadataTar, softwareTar, semanticsTar}
+
+// IsTar says that a spooled file is one of the signed tars, which are spooled to be read again by this package.
+func IsTar(name string) bool { return slices.Contains(signedOrder[:], name) }
 
 // Extension is the end of every patch file's name.
 const Extension = ".patch"
