@@ -116,12 +116,12 @@ func (c *Controller) publishDecision(ctx context.Context, actor, action string, 
 		if len(now.installing()) > 0 {
 			return nil, patch.ErrInstalling
 		}
+		// The places of all patches of a release are in one record, so any number of them fits into the transaction.
 		ch := &change{all: true}
 		for _, x := range d.Changes {
 			if now.kept[x.ID].rev != s.kept[x.ID].rev {
 				return nil, errMoved
 			}
-			ch.unchanged(patchPrefix+string(x.ID), s.kept[x.ID].rev)
 		}
 		for _, name := range releases {
 			was, r := s.releases[name], next[name]
