@@ -54,6 +54,9 @@ type ClientConfig struct {
 	Dial        Dialer   // nil: TCP from any address
 	Log         *slog.Logger
 	Rand        *rand.Rand // for jitter; nil: seeded by the runtime
+	// ReportAcked is called whenever a report is durable in the controller's store, promptly and from the goroutine of
+	// Run; nil: nobody wants to know.
+	ReportAcked func()
 }
 
 // Client is the agent's side of the link. Its methods are safe for concurrent use; Run is called once.
@@ -267,6 +270,9 @@ func (c *Client) receive(ctx context.Context, h Handler, stream clientStream, co
 			}
 		case *pb.ControllerMessage_ReportAck:
 			c.out.reportAcked(k.ReportAck.GetNumber())
+			if c.cfg.ReportAcked != nil {
+				c.cfg.ReportAcked()
+			}
 		case *pb.ControllerMessage_ProgressAck:
 			op, state := k.ProgressAck.GetOperation(), k.ProgressAck.GetState()
 			if c.out.progressAcked(op, state) {
