@@ -21,7 +21,7 @@ func trustsAll() Situation {
 
 // cluster is what most rows below start from. A and B are Available, B requires A; C is Applied and requires D, Applied;
 // E is Committed and requires F, Committed; L requires a patch that nobody has; S carries semantic checks; U is
-// unremovable and Applied; X is of another release and only for that one running.
+// unremovable and Applied, V unremovable and Committed; X is of another release and only for that one running.
 func cluster(t testing.TB) Set {
 	edit := func(id ID, state RepoState, edit func(*Patch)) Patch {
 		p := one(t, id, strings.ToLower(string(id))+"-1-1.noarch")
@@ -48,6 +48,7 @@ func cluster(t testing.TB) Set {
 			p.Semantics, p.Checks = []Action{PreApply, PreRemove}, map[Action]string{PreApply: "x", PreRemove: "y"}
 		}),
 		edit("U", RepoApplied, func(p *Patch) { p.Unremovable = Some("Y") }),
+		edit("V", RepoCommitted, func(p *Patch) { p.Unremovable = Some("Y") }),
 		edit("X", RepoAvailable, func(p *Patch) { p.Release, p.ApplyActiveReleaseOnly = "20.01", Some("Y") }),
 	)
 }
@@ -150,6 +151,7 @@ func TestDecideRemove(t *testing.T) {
 			"info: U has been removed from the repo\nwarning: Unremovable patch U being removed\n19.09 U: Applied to Available\n"},
 		{"a refusal promises nothing", RemoveRequest{IDs: []string{"U", "D"}, RemoveUnremovable: true}, nil, "error: D is required by: C\n"},
 		{"committed", RemoveRequest{IDs: []string{"E"}}, nil, "error: Patch E is committed and cannot be removed\n"},
+		{"committed and unremovable, insisting", RemoveRequest{IDs: []string{"V"}, RemoveUnremovable: true}, nil, "error: Patch V is committed and cannot be removed\n"},
 		{"unknown", RemoveRequest{IDs: []string{"--all", "C"}}, nil, "error: Patch --all does not exist\n"},
 		{"an application depends on it", RemoveRequest{IDs: []string{"C", "D"}}, apps,
 			"error: C is required by application(s): ceph, openstack\nerror: D is required by application(s): ceph\n"},
