@@ -42,8 +42,8 @@ const (
 const (
 	MaxRepomd   = 1 << 20
 	MaxPrimary  = 512 << 20
-	MaxGroups   = 16 << 20
-	MaxBrought  = 16 << 20
+	MaxGroups   = 4 << 20
+	MaxBrought  = 8 << 20
 	MaxPackages = 200_000
 )
 

@@ -126,7 +126,7 @@ func TestLoadTakesEveryCompressionThatCreaterepoWrites(t *testing.T) {
 }
 
 func TestLoadRefuses(t *testing.T) {
-	bomb := strings.Repeat(" ", 20<<20)
+	bomb := strings.Repeat(" ", MaxBrought)
 	for _, tc := range []struct {
 		name string
 		edit func(repository) repository
@@ -147,10 +147,10 @@ func TestLoadRefuses(t *testing.T) {
 			r["repodata/comps.xml"] = append(r["repodata/comps.xml"], ' ')
 			return r
 		}, "", "larger than", nil, problem.TooLarge},
-		{"groups beyond the cap", func(r repository) repository {
-			r["repodata/comps.xml.gz"] = gz("<comps>" + bomb + "</comps>")
-			return r.describe("primary=repodata/primary.xml.gz", "group=repodata/comps.xml.gz")
-		}, "", "larger than 16777216 bytes", nil, problem.TooLarge},
+		{"a file that grows beyond the cap when it is unpacked", func(r repository) repository {
+			r["b.json.gz"] = gz(bomb + "{}")
+			return r.describe("primary=repodata/primary.xml.gz", "brought=b.json.gz")
+		}, "", "larger than 8388608 bytes", nil, problem.TooLarge},
 		{"no primary metadata", func(r repository) repository { return r.describe("group=repodata/comps.xml") }, "", "names no primary metadata", nil, problem.Invalid},
 		{"a location outside", func(r repository) repository {
 			r["../x.xml"] = []byte(primary)
