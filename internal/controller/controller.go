@@ -116,6 +116,8 @@ type Feeds interface {
 	Base(ctx context.Context, release string) (map[rpm.Key]rpm.NEVRA, error)
 	// Add brings a release in from a folder.
 	Add(ctx context.Context, release, dir string) error
+	// Sweep removes what interrupted calls of Add left. It does not run beside Add.
+	Sweep() error
 }
 
 // Trust says whose signatures count.

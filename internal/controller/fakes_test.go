@@ -204,6 +204,8 @@ func (f memFeeds) Add(context.Context, string, string) error {
 	return problem.Errorf(problem.NotSupported, "not in tests")
 }
 
+func (f memFeeds) Sweep() error { return nil }
+
 // memTrust has given keys.
 type memTrust struct {
 	mu   sync.Mutex

@@ -15,6 +15,9 @@ func (c *Controller) start(ctx context.Context) error {
 		return err
 	}
 	defer leave()
+	if err := c.parts.Feeds.Sweep(); err != nil {
+		return err
+	}
 	installed, err := c.parts.Feeds.Releases()
 	if err != nil {
 		return err

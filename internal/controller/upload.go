@@ -36,7 +36,11 @@ func (c *Controller) Upload(ctx context.Context, actor, filename string, body io
 	f, err := patchfile.Open(interruptible{ctx, body}, &guarded{Spool: spool, check: c.checkSpace}, patchfile.Options{Trust: keys, Limits: c.cfg.Limits})
 	if err != nil {
 		if problem.KindOf(err) == problem.Invalid || problem.KindOf(err) == problem.TooLarge {
-			return c.uploaded(ctx, actor, stem, patch.Upload{Error: []string{patch.ValidationFailed(stem, err.Error())}}), nil
+			why := err.Error()
+			if errors.Is(err, patchfile.ErrUnsigned) {
+				why = patchfile.ErrUnsigned.Error() // the original's reply to the byte, without a detail
+			}
+			return c.uploaded(ctx, actor, stem, patch.Upload{Error: []string{patch.ValidationFailed(stem, why)}}), nil
 		}
 		c.refused(ctx, actor, "upload", stem, err)
 		return api.Messages{}, err
