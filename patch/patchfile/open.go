@@ -124,6 +124,9 @@ func extraction(err error) error {
 	if _, ok := errors.AsType[spoolError](err); ok {
 		return err
 	}
+	if _, ok := errors.AsType[sourceError](err); ok {
+		return err
+	}
 	for _, s := range []sentence{ErrExtraction, ErrVerification, ErrUnsigned, ErrSignature} {
 		if errors.Is(err, s) {
 			return err

@@ -34,6 +34,12 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// sourceError marks an error of the caller's reader: it says nothing about the file.
+type sourceError struct{ err error }
+
+func (e sourceError) Error() string { return "cannot read the patch file: " + e.err.Error() }
+func (e sourceError) Unwrap() error { return e.err }
+
 // unpacker is the uncompressed stream, with the limits on size and expansion. Its errors stay.
 type unpacker struct {
 	src    *source
@@ -72,12 +78,11 @@ func (u *unpacker) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// explain turns an error of the gzip layer into a refusal; an error of the caller's reader stays its cause.
+// explain turns an error of the gzip layer into a refusal; an error of the caller's reader stays what it is.
 func (u *unpacker) explain(err error) error {
 	switch {
 	case u.src.err != nil && !errors.Is(u.src.err, io.ErrUnexpectedEOF):
-		return &problem.Error{Kind: problem.KindOf(u.src.err), Op: "open patch file",
-			Msg: string(ErrExtraction) + ": cannot read the file: " + u.src.err.Error(), Err: u.src.err}
+		return sourceError{u.src.err}
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return refuse(ErrExtraction, problem.Invalid, "the file is cut off after %d bytes", u.src.n)
 	case errors.Is(err, gzip.ErrHeader) && u.n == 0:
