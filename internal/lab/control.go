@@ -21,14 +21,15 @@ import (
 
 // request asks a keeper or an init to do something.
 type request struct {
-	Do   string `json:"do"`             // keeper: status, on, reboot; init: status, start, restart
+	Do   string `json:"do"`             // keeper: status, on, wait, reboot; init: status, start, restart
 	Name string `json:"name,omitempty"` // of the host or of the unit
+	Not  int    `json:"not,omitempty"`  // wait: a boot whose init has another process id than this
 }
 
 // reply is the answer. An empty Error means that it is done, not that it was begun.
 type reply struct {
 	Error string      `json:"error,omitempty"`
-	Boot  *bootReport `json:"boot,omitempty"`  // on, reboot
+	Boot  *bootReport `json:"boot,omitempty"`  // on, wait, reboot
 	Hosts []powered   `json:"hosts,omitempty"` // status of a keeper
 	Units []unitState `json:"units,omitempty"` // status of an init
 }

@@ -3,12 +3,12 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,19 +25,11 @@ func (l *Lab) Exec(ctx context.Context, name string, argv []string) (int, error)
 	if _, err := l.Host(name); err != nil {
 		return 0, err
 	}
-	pid, err := l.initPID(ctx, name)
+	fd, err := l.holdInit(ctx, name)
 	if err != nil {
 		return 0, err
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return 0, problem.Errorf(problem.Conflict, "host %s is going down; try again when it is up", name)
-	}
 	defer closeFD(fd)
-	// Asked with the process held: it is an init of this lab and not one that got its number since.
-	if environ(pid, markLab) != l.ID {
-		return 0, problem.Errorf(problem.Conflict, "host %s is going down; try again when it is up", name)
-	}
 	cmd := exec.CommandContext(ctx, "/usr/bin/env", argv...) // of the host: it looks the command up in the host's PATH
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.Env = []string{"PATH=" + systemPath, "HOME=/root", "LANG=C.UTF-8", "TERM=" + os.Getenv("TERM")}
@@ -64,29 +56,37 @@ func (l *Lab) Exec(ctx context.Context, name string, argv []string) (int, error)
 	return 0, nil
 }
 
-// initPID is the process that holds a host's namespaces, as the machine sees it.
-func (l *Lab) initPID(ctx context.Context, name string) (int, error) {
-	hosts, err := l.power(ctx)
-	if err != nil {
-		return 0, err
+// holdInit returns a descriptor of the process that holds a host's namespaces. A host that is going down or coming up is
+// waited for.
+func (l *Lab) holdInit(ctx context.Context, name string) (int, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, problem.Errorf(problem.Unavailable, "it is not up after %s", bootLimit))
+	defer cancel()
+	not := 0
+	for {
+		answer, err := l.askKeeper(ctx, request{Do: "wait", Name: name, Not: not})
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w; %s", name, err, l.logsHint(name))
+		}
+		not = answer.Boot.PID
+		fd, err := unix.PidfdOpen(not, 0)
+		if err != nil {
+			continue // it has ended since; the next boot is another process
+		}
+		// Asked with the process held: it is this lab's and not one that got its number since.
+		if environ(not, markLab) == l.ID {
+			return fd, nil
+		}
+		closeFD(fd)
 	}
-	i := slices.IndexFunc(hosts, func(p powered) bool { return p.Name == name })
-	if i < 0 || hosts[i].PID == 0 {
-		return 0, problem.Errorf(problem.Conflict, "host %s is not up; patch-lab status --dir %s tells more", name, l.Dir)
-	}
-	return hosts[i].PID, nil
 }
 
-// power asks the keeper for the state of all hosts.
-func (l *Lab) power(ctx context.Context) ([]powered, error) {
-	answer, err := ask(ctx, l.keeperSocket(), request{Do: "status"})
+// askKeeper asks the keeper, and says it when there is none.
+func (l *Lab) askKeeper(ctx context.Context, r request) (reply, error) {
+	answer, err := ask(ctx, l.keeperSocket(), r)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return nil, problem.Errorf(problem.Unavailable, "the lab in %s does not run: its keeper has gone; patch-lab down --dir %s removes it", l.Dir, l.Dir)
+		return reply{}, problem.Errorf(problem.Unavailable, "the lab in %s does not run: its keeper has gone; patch-lab down --dir %s removes it", l.Dir, l.Dir)
 	}
-	if err != nil {
-		return nil, problem.Errorf(problem.Unavailable, "cannot ask the lab's keeper: %w", err)
-	}
-	return answer.Hosts, nil
+	return answer, err
 }
 
 // HostStatus is one host as [Lab.Status] sees it.
@@ -116,12 +116,12 @@ func (h HostStatus) State(unit string) string {
 
 // Status asks the keeper and the hosts' inits what runs.
 func (l *Lab) Status(ctx context.Context) ([]HostStatus, error) {
-	hosts, err := l.power(ctx)
+	answer, err := l.askKeeper(ctx, request{Do: "status"})
 	if err != nil {
 		return nil, err
 	}
 	var all []HostStatus
-	for _, p := range hosts {
+	for _, p := range answer.Hosts {
 		h, err := l.Host(p.Name)
 		if err != nil {
 			return nil, err

@@ -31,6 +31,7 @@ const (
 
 // bootReport is the one line that an init writes when its host is up.
 type bootReport struct {
+	PID    int      `json:"pid,omitempty"` // of the init as the machine sees it; the keeper fills it in
 	BootID string   `json:"boot_id"`
 	Failed []string `json:"failed,omitempty"` // units that did not start
 	Error  string   `json:"error,omitempty"`  // the host cannot start at all
@@ -166,8 +167,12 @@ func (k *keeper) handle(a asked) {
 		if p.on = true; p.cmd == nil {
 			k.start(p)
 		}
-	case a.Do == "reboot" && !p.on:
+	case !p.on:
 		a.answer <- reply{Error: a.Name + " is off"}
+	case a.Do == "wait" && p.up && p.boot.PID != a.Not:
+		a.answer <- reply{Boot: &p.boot}
+	case a.Do == "wait":
+		p.waiters = append(p.waiters, a.answer)
 	case a.Do == "reboot":
 		p.waiters = append(p.waiters, a.answer)
 		p.up = false
@@ -280,6 +285,7 @@ func (k *keeper) booted(b booted) {
 		return
 	}
 	p.boot, p.up = b.report, true
+	p.boot.PID = p.cmd.Process.Pid
 	k.log.Info("up", "host", p.Name, "boot_id", p.boot.BootID, "failed", p.boot.Failed)
 	k.answer(p, reply{Boot: &p.boot})
 }

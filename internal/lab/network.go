@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"fmt"
+	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -27,11 +29,18 @@ func makeSwitch() error {
 // plug gives the host whose init is pid its network card, mgmt0.
 func plug(h Host, pid int) error {
 	port := "p-" + h.Name
-	if err := run("ip", "link add "+port+" type veth peer name mgmt0 netns "+strconv.Itoa(pid), "link set "+port+" master "+bridge+" up"); err != nil {
+	if err := run("ip", "link add "+port+" type veth peer name mgmt0 address "+hardware(h.Address)+" netns "+strconv.Itoa(pid), "link set "+port+" master "+bridge+" up"); err != nil {
 		return err
 	}
 	in := "--net=/proc/" + strconv.Itoa(pid) + "/ns/net ip "
 	return run("nsenter", in+"link set lo up", in+"addr add "+h.Address+"/24 dev mgmt0", in+"link set mgmt0 up")
+}
+
+// hardware is the address of a host's network card. It follows from the host's own, because a card stays the same over a
+// reboot: the other hosts remember it.
+func hardware(address string) string {
+	ip := netip.MustParseAddr(address).As4()
+	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])
 }
 
 // run runs one program several times; each line is its arguments.

@@ -198,7 +198,7 @@ func MakePackage(programs, dir, name, version string, reboot bool) (string, erro
 		return "", err
 	}
 	parsed, err := rpm.ParseFileName(name + "-" + version + ".noarch.rpm")
-	if err != nil {
+	if err != nil || parsed.Name != name {
 		return "", problem.Errorf(problem.Invalid, "%q is not a version; expected VERSION-RELEASE like 1.0-2", version)
 	}
 	spec, err := l.version(name, parsed.EVR)

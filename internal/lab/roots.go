@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/starpatch/starpatch/host"
+	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/problem"
 )
 
@@ -65,7 +66,16 @@ func copyPackages(from, to string) ([]string, error) {
 		return nil, problem.Errorf(problem.Invalid, "cannot add base packages: %s holds no file whose name ends in .rpm", from)
 	}
 	var out []string
+	builds := map[rpm.Key]string{}
 	for _, f := range found {
+		name, err := rpm.ParseFileName(filepath.Base(f))
+		if err != nil {
+			return nil, err
+		}
+		if other := builds[name.Key()]; other != "" {
+			return nil, problem.Errorf(problem.Invalid, "cannot add base packages: %s holds %s and %s, and a host can have only one of them; keep the one of the base load", from, other, filepath.Base(f))
+		}
+		builds[name.Key()] = filepath.Base(f)
 		path := filepath.Join(to, filepath.Base(f))
 		if err := copyFile(f, path); err != nil {
 			return nil, problem.Errorf(problem.Invalid, "cannot add base package: %w", err)

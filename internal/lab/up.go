@@ -53,6 +53,9 @@ func Up(ctx context.Context, o Options, say func(format string, args ...any)) (*
 		return nil, err
 	}
 	if err := l.claim(); err != nil {
+		if l.Made {
+			return nil, errors.Join(err, os.Remove(l.Dir))
+		}
 		return nil, err
 	}
 	if err := l.make(ctx, o, say); err != nil {
@@ -247,7 +250,7 @@ func (l *Lab) powerOn(ctx context.Context, host string) error {
 func (l *Lab) switched(ctx context.Context, r request) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, problem.Errorf(problem.Unavailable, "it is not up after %s", bootLimit))
 	defer cancel()
-	answer, err := ask(ctx, l.keeperSocket(), r)
+	answer, err := l.askKeeper(ctx, r)
 	if err != nil {
 		return fmt.Errorf("%s: %w; %s", r.Name, err, l.logsHint(r.Name))
 	}
