@@ -42,6 +42,9 @@ func (f *Feeds) Add(ctx context.Context, release, from string) (_ Added, err err
 	if err := durable.MkdirAll(f.dir, 0o755); err != nil {
 		return fail(err)
 	}
+	if err := f.Sweep(); err != nil {
+		return fail(err)
+	}
 	live := f.Path(release)
 	temp, err := os.MkdirTemp(f.dir, aside)
 	if err != nil {
@@ -238,7 +241,7 @@ func sameContent(a, b string) (same bool, err error) {
 	}
 }
 
-// Sweep removes what interrupted calls of [Feeds.Add] left. It must not run beside one.
+// Sweep removes what interrupted calls of [Feeds.Add] left, as each call does. It must not run beside one.
 func (f *Feeds) Sweep() error {
 	left, err := filepath.Glob(filepath.Join(f.dir, aside+"*"))
 	if err != nil {

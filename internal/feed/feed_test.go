@@ -96,6 +96,9 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 		t.Errorf("the same packages give different metadata elsewhere")
 	}
 	t.Run("more packages join it", func(t *testing.T) {
+		if err := os.Mkdir(filepath.Join(f.Dir(), aside+"interrupted"), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		got, err := f.Add(t.Context(), "19.09", packages(t, "svc=1.0-1", "extra=1-1"))
 		if want := (Added{Packages: 4, New: 1}); err != nil || got != want {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)

@@ -21,13 +21,10 @@ import (
 	"github.com/starpatch/starpatch/problem"
 )
 
-// Blobs is where the packages of patches lie, and where the metadata of generations is kept.
+// Blobs is where the packages of patches lie. Link gives the content with a SHA-256 a further name, dst, which must not
+// exist; it links where it can and copies where it must.
 type Blobs interface {
-	// Link gives the content with a SHA-256 a further name, dst, which must not exist. It links where it can and copies
-	// where it must.
 	Link(digest, dst string) error
-	// Put stores a small content durably and returns its SHA-256.
-	Put(content []byte) (string, error)
 }
 
 // Builder builds generations in a folder that belongs to it alone: rel-R/<revision> for each. It is safe for concurrent
@@ -45,7 +42,7 @@ type Built struct {
 	Release      string
 	Revision     int64
 	RepomdSHA256 string // lower-case hexadecimal; pins everything in the generation
-	Metadata     []File // the files of repodata/, sorted, each kept as a blob; the packages are blobs already
+	Metadata     []File // the files of repodata/, sorted; the packages are blobs already
 }
 
 // File is one metadata file of a generation.
@@ -80,7 +77,7 @@ func (b *Builder) Build(ctx context.Context, g Generation) (Built, error) {
 		return Built{}, fmt.Errorf("cannot build generation %d of release %s: generations are numbered from 1", g.Revision, g.Release)
 	}
 	if built, err := b.Check(ctx, g); err == nil {
-		return built, b.keep(built)
+		return built, nil
 	} else if ctx.Err() != nil {
 		return Built{}, context.Cause(ctx)
 	}
@@ -102,21 +99,7 @@ func (b *Builder) Build(ctx context.Context, g Generation) (Built, error) {
 	if err != nil {
 		return Built{}, cannotBuild(g, err)
 	}
-	return built, b.keep(built)
-}
-
-// keep stores the metadata as blobs, from where other controllers take it.
-func (b *Builder) keep(built Built) error {
-	for _, f := range built.Metadata {
-		content, err := os.ReadFile(filepath.Join(b.Path(built.Release, built.Revision), filepath.FromSlash(f.Path)))
-		if err == nil {
-			_, err = b.blobs.Put(content)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot keep %s of generation %d of release %s: %w", f.Path, built.Revision, built.Release, err)
-		}
-	}
-	return nil
+	return built, nil
 }
 
 // publish makes the finished folder temp visible as final, durably and whole, in the place of what may be there.
