@@ -16,6 +16,9 @@ const commitTimeout = 30 * time.Second
 // batchOps is how many changes one transaction gathers from several requests; a single request may have more.
 const batchOps = store.MaxOps / 2
 
+// batchBytes is how large such a transaction may become.
+const batchBytes = store.MaxTxnBytes / 2
+
 // change is what one decision asks to be saved: writes with the revisions that they replace, what they do to the
 // snapshot, and the journal records that explain them. The empty change saves nothing.
 type change struct {
@@ -119,7 +122,7 @@ type member struct {
 func (c *Controller) serve(ctx context.Context, first request) {
 	var batch []member
 	keys := map[string]bool{}
-	ops := 0
+	ops, bytes := 0, 0
 	tentative := c.snap.Load().next()
 	take := func(r request) (again bool) {
 		if r.ctx.Err() != nil {
@@ -138,7 +141,7 @@ func (c *Controller) serve(ctx context.Context, first request) {
 			r.done <- err
 			return false
 		}
-		if len(batch) > 0 && ops+ch.size() > batchOps {
+		if len(batch) > 0 && (ops+ch.size() > batchOps || bytes+ch.txn.Size() > batchBytes) {
 			return true
 		}
 		for _, t := range ch.txn.Then {
@@ -159,13 +162,14 @@ func (c *Controller) serve(ctx context.Context, first request) {
 		}
 		tentative = tentative.next()
 		ops += ch.size()
+		bytes += ch.txn.Size()
 		batch = append(batch, member{r, ch})
 		return false
 	}
 	take(first)
 	var left *request
 gather:
-	for ops < batchOps {
+	for ops < batchOps && bytes < batchBytes {
 		select {
 		case r := <-c.requests:
 			if take(r) {
