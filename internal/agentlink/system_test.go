@@ -49,7 +49,7 @@ type system struct {
 func newSystem(t *testing.T) *system {
 	t.Helper()
 	dir := t.TempDir()
-	ca, err := pki.CreateCA(dir, time.Now())
+	ca, err := pki.CreateCA(dir, time.Now().AddDate(-1, 0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +138,21 @@ func (s *system) join(name string) string {
 	return dir
 }
 
+// joinedAt makes an agent's folder as if the host had joined at that time.
+func (s *system) joinedAt(name string, at time.Time) string {
+	s.t.Helper()
+	key, err := pki.NewKey()
+	must(s.t, err)
+	csr, err := pki.Request(key, name)
+	must(s.t, err)
+	cert, err := s.ca.SignAgent(csr, name, at)
+	must(s.t, err)
+	dir := s.t.TempDir()
+	_, err = pki.SaveIdentity(dir, name, s.ca.Hash(), key, cert.Raw, s.ca.Certificate().Raw, at)
+	must(s.t, err)
+	return dir
+}
+
 // run starts the agent's client; it ends with the test at the latest.
 func (s *system) run(dir string, h *handler) (*agentlink.Client, func()) {
 	s.t.Helper()
@@ -165,6 +180,7 @@ type registrar struct {
 	tokens  map[string]agentlink.TokenRecord
 	revoked map[string]bool
 	renewed []string
+	failing error
 }
 
 func (r *registrar) put(rec agentlink.TokenRecord) {
@@ -184,11 +200,22 @@ func (r *registrar) Redeem(_ context.Context, c agentlink.Claim) error {
 	return err
 }
 
-func (r *registrar) Renewed(_ context.Context, name, _ string, _ time.Time) error {
+func (r *registrar) Renewed(_ context.Context, name, serial string, _ time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.renewed = append(r.renewed, name)
+	if err := r.failing; err != nil {
+		r.failing = nil
+		return err
+	}
+	r.renewed = append(r.renewed, name+" "+serial)
 	return nil
+}
+
+// fail makes the next renewal fail.
+func (r *registrar) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failing = err
 }
 
 func (r *registrar) revoke(serial string) {
@@ -207,6 +234,7 @@ func (r *registrar) Revoked(serial string) bool {
 type controller struct {
 	attached chan *session
 	refuse   error
+	hold     chan struct{} // sessions hear nothing until it is closed; nil: they do
 }
 
 func (c *controller) Attach(_ context.Context, p agentlink.Peer, h agentlink.Hello) (agentlink.Session, error) {
@@ -215,9 +243,12 @@ func (c *controller) Attach(_ context.Context, p agentlink.Peer, h agentlink.Hel
 	}
 	s := &session{
 		peer: p, hello: h, desired: agentlink.NewLatest[agentlink.Desired](),
-		heard: make(chan any, 1024), detached: make(chan error, 1), fail: make(chan error, 1), hold: make(chan struct{}),
+		heard: make(chan any, 1024), detached: make(chan error, 1), fail: make(chan error, 1), hold: c.hold,
 	}
-	close(s.hold)
+	if s.hold == nil {
+		s.hold = make(chan struct{})
+		close(s.hold)
+	}
 	c.attached <- s
 	return s, nil
 }
@@ -242,7 +273,8 @@ func (s *session) hear(ctx context.Context, v any) error {
 	select {
 	case err := <-s.fail:
 		return err
-	case s.heard <- v:
+	default:
+		s.heard <- v
 		return nil
 	}
 }
@@ -349,13 +381,17 @@ func newWire(c net.Conn) *wire {
 }
 
 func (w *wire) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
-	select {
-	case <-w.silent:
-		<-w.closed
-		return 0, net.ErrClosed
-	default:
-		return n, err
+	for {
+		n, err := w.Conn.Read(b)
+		select {
+		case <-w.silent:
+			if err != nil { // the other side gave up; nobody here hears of it
+				<-w.closed
+				return 0, net.ErrClosed
+			}
+		default:
+			return n, err
+		}
 	}
 }
 
@@ -376,6 +412,13 @@ func (w *wire) Close() error {
 	default:
 		return w.Conn.Close()
 	}
+}
+
+// dialled is how many connections agents made.
+func (s *system) dialled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.wires)
 }
 
 // raw is a connection with any TLS configuration, to say what no Client of ours would.
