@@ -112,30 +112,41 @@ func (id ID) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop asks the program to end, and kills its whole group when it has not ended within grace.
-func (id ID) Stop(ctx context.Context, grace time.Duration) error {
-	alive, err := id.Alive()
-	if err != nil {
-		return err
-	}
-	if alive {
-		if err := unix.Kill(id.PID, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+// Outlive returns when the program has ended and whatever it left running in its group has had a moment to end, too. A
+// program that still runs after limit is asked to end, and its whole group is killed after grace more.
+func (id ID) Outlive(ctx context.Context, limit, grace time.Duration) error {
+	for _, step := range []struct {
+		signal unix.Signal
+		target int
+		wait   time.Duration
+	}{{0, 0, limit}, {unix.SIGTERM, id.PID, grace}, {unix.SIGKILL, -id.PID, limit}} {
+		alive, err := id.Alive()
+		if err != nil {
+			return err
+		}
+		if !alive {
+			break
+		}
+		if step.signal != 0 {
+			if err := unix.Kill(step.target, step.signal); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+		if err := bounded(ctx, step.wait, func(ctx context.Context) error { return waitEnd(ctx, id.PID) }); err != nil {
 			return err
 		}
 	}
-	ended, cancel := context.WithTimeout(ctx, grace)
+	return bounded(ctx, orphanLimit, id.Wait)
+}
+
+// bounded calls f with a time limit, which is no error.
+func bounded(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	inner, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := id.Wait(ended); err == nil || ctx.Err() != nil {
+	if err := f(inner); err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
 		return err
 	}
-	pids, err := id.members()
-	if err != nil || len(pids) == 0 {
-		return err
-	}
-	if err := unix.Kill(-id.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	return id.Wait(ctx)
+	return nil
 }
 
 // waitEnd returns when the process has ended, whoever its parent is, or with the cause of ctx.

@@ -139,7 +139,7 @@ func TestCancelAsksTheProgramAndLetsItFinish(t *testing.T) {
 	}
 }
 
-func TestAStoppedProgramThatIgnoresItIsKilled(t *testing.T) {
+func TestAProgramThatOutstaysItsLimitIsKilled(t *testing.T) {
 	ready, ids, ended := fifo(t), make(chan process.ID, 1), make(chan process.Exit, 1)
 	c := sh(`trap '' TERM; echo ready > ` + ready + `; while :; do read -r x < ` + ready + `; done`)
 	c.Started = func(id process.ID) error { ids <- id; return nil }
@@ -159,7 +159,7 @@ func TestAStoppedProgramThatIgnoresItIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := <-ids
-	if err := id.Stop(context.Background(), time.Millisecond); err != nil {
+	if err := id.Outlive(context.Background(), time.Millisecond, time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	if exit := <-ended; exit.Signal != syscall.SIGKILL {

@@ -1,0 +1,182 @@
+// Command sw-patch-agent keeps one host as its controllers want it: it compares, installs when an operator asked for it,
+// and reports.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starpatch/starpatch/internal/agent"
+	"github.com/starpatch/starpatch/internal/agentlink"
+	"github.com/starpatch/starpatch/internal/config"
+	"github.com/starpatch/starpatch/internal/installer/dnf"
+	"github.com/starpatch/starpatch/internal/version"
+	"github.com/starpatch/starpatch/problem"
+)
+
+// The exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// joinPause is how long a host waits before it tries again to join a system whose controllers it cannot reach.
+const joinPause = time.Second
+
+// memoryLimit makes the collector work harder where more would be used: an agent shares its host with the workload.
+const memoryLimit = 16 << 20
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes the command line and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("sw-patch-agent", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("config", defaultConfig, "configuration `file`")
+	show := flags.Bool("print-config", false, "print the configuration with everything filled in, and end")
+	readyFD := flags.Int("ready-fd", -1, "write a line to this file `descriptor` when a controller knows this host, and close it")
+	tell := flags.Bool("version", false, "print the version, and end")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return exitOK
+		}
+		return exitUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "sw-patch-agent: unexpected argument %q\n", flags.Arg(0))
+		return exitUsage
+	}
+	err := func() error {
+		if *tell {
+			_, err := fmt.Fprintln(stdout, "sw-patch-agent version "+version.Version)
+			return err
+		}
+		cfg, err := loadConfig(*path)
+		if err != nil {
+			return err
+		}
+		if *show {
+			text, err := config.Print(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = stdout.Write(text)
+			return err
+		}
+		return serve(ctx, cfg, *readyFD, stderr)
+	}()
+	if err != nil {
+		fmt.Fprintln(stderr, "sw-patch-agent: "+err.Error())
+		return exitFailure
+	}
+	return exitOK
+}
+
+// serve puts the parts together and runs them until ctx ends.
+func serve(ctx context.Context, cfg fileConfig, readyFD int, stderr io.Writer) error {
+	debug.SetMemoryLimit(memoryLimit)
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.level()}))
+	slog.SetDefault(log)
+	var ready sync.Once
+	link, err := connect(ctx, cfg, log, func() { ready.Do(func() { announce(log, readyFD) }) })
+	if err != nil {
+		return ended(ctx, err)
+	}
+	if link.Host() != cfg.Name {
+		return problem.Errorf(problem.Invalid, "the certificate in %s is of host %s and the configuration names %s; set name, or remove the folder and join again", cfg.identityDir(), link.Host(), cfg.Name)
+	}
+	tools, err := dnf.New(dnf.Config{Root: cfg.Root, Dir: filepath.Join(cfg.CacheDir, "packages"), Keys: cfg.RPMKeys})
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(agent.Config{
+		Root: cfg.Root, StateDir: cfg.StateDir, CacheDir: cfg.CacheDir, Personality: cfg.Personality, Release: cfg.Release,
+		BootIDFile: cfg.BootIDFile, Dial: cfg.dialer(), Log: log, ScriptLimit: cfg.ScriptLimit,
+	}, tools, link, link)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error { return link.Run(ctx, a) })
+	return ended(ctx, group.Wait())
+}
+
+// ended hides that we were asked to end.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// connect returns this host's end of the link; a host that has not joined joins first.
+func connect(ctx context.Context, cfg fileConfig, log *slog.Logger, acked func()) (*agentlink.Client, error) {
+	client := func() (*agentlink.Client, error) {
+		return agentlink.NewClient(agentlink.ClientConfig{Dir: cfg.identityDir(), Controllers: cfg.Controllers, Dial: cfg.dialer(), Log: log, ReportAcked: acked})
+	}
+	link, err := client()
+	if problem.KindOf(err) != problem.NotFound {
+		return link, err
+	}
+	token, err := cfg.token()
+	if err != nil {
+		return nil, err
+	}
+	for said := ""; ; {
+		_, err := agentlink.Join(ctx, agentlink.JoinConfig{Controllers: cfg.Controllers, Token: token, Host: cfg.Name, Dir: cfg.identityDir(), Dial: cfg.dialer()})
+		if err == nil {
+			log.Info("joined", "host", cfg.Name)
+			return client()
+		}
+		if problem.KindOf(err) != problem.Unavailable {
+			return nil, err
+		}
+		if err.Error() != said {
+			said = err.Error()
+			log.Warn("cannot join yet", "err", err)
+		}
+		timer := time.NewTimer(joinPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// announce tells whoever started us that we are ready.
+func announce(log *slog.Logger, fd int) {
+	if fd < 0 {
+		return
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	if f == nil {
+		log.Warn("cannot announce readiness: the descriptor is not open", "fd", fd)
+		return
+	}
+	_, err := f.WriteString("ready\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		log.Warn("cannot announce readiness", "err", err)
+	}
+}
