@@ -358,6 +358,15 @@ func TestOnlyANewProcessTellsANewVersion(t *testing.T) {
 	address := c.read().address("controller-0")
 	v2 := strings.TrimSpace(c.must("rpm", "--bin", c.bin, "--output-dir", t.TempDir(), "demo-service", "1.0-2"))
 
+	// The agent would bring this along.
+	functions, err := os.ReadFile("../../internal/agent/shell/patch-functions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/patching/patch-functions"), functions, 0o644); err != nil {
+		t.Fatal(err)
+	}
+
 	rpm(t, root, "-U", v2)
 	if got := told(t, address); got != "1.0-1" {
 		t.Errorf("after the upgrade the old process: got %q, want 1.0-1", got)

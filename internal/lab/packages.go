@@ -19,9 +19,6 @@ const Service = "demo-service"
 // arch is the architecture of the packages that carry programs.
 const arch = "x86_64"
 
-//go:embed files/patch-functions
-var patchFunctions []byte
-
 //go:embed files/restart-service
 var restartService []byte
 
@@ -95,12 +92,11 @@ func initSpec(evr rpm.EVR, program []byte) rpmmake.Spec {
 	}}
 }
 
-// patchingSpec is the package of what in-service patch scripts rely on.
+// patchingSpec is the package of what in-service patch scripts rely on, besides what the agent brings along.
 func patchingSpec(evr rpm.EVR) rpmmake.Spec {
 	return rpmmake.Spec{Name: "lab-patching", EVR: evr, Requires: []string{"lab-bash", "lab-init"}, Files: []rpmmake.File{
 		{Path: "/etc/patching", Dir: true},
 		{Path: "/etc/patching/patch-scripts", Dir: true},
-		{Path: "/etc/patching/patch-functions", Body: patchFunctions},
 	}}
 }
 
