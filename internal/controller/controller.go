@@ -50,17 +50,18 @@ type Parts struct {
 
 // Fact is what a journal record says: who did or reported what, on what, and with which outcome.
 type Fact struct {
-	Actor   string         // "uid 0", "loopback ...", a host's name, or "controller"
-	Action  string         // upload, apply, ..., report
-	Subject string         // patch IDs or the host
-	Outcome string         // done, refused, or what was observed
-	Detail  map[string]any // what a later reader needs; nil: nothing
+	Actor     string         // "uid 0", "loopback ...", a host's name, or "controller"
+	Action    string         // upload, apply, ..., report
+	Subject   string         // patch IDs or the host
+	Operation string         // id, where there is one
+	Outcome   string         // done, refused, or what was observed
+	Detail    map[string]any // what a later reader needs; nil: nothing
 }
 
 // Journal commits state together with the records that explain it.
 type Journal interface {
-	// Commit appends the facts to the journal and applies txn, in one transaction. Its errors are those of
-	// [store.Store.Commit].
+	// Commit appends the facts, one at least, to the journal and applies txn, in one transaction. Its errors are those
+	// of [store.Store.Commit].
 	Commit(ctx context.Context, txn store.Txn, facts []Fact) (int64, error)
 	// Head is the last record.
 	Head() api.JournalHead

@@ -127,7 +127,7 @@ func TestAPatchGoesThroughItsLife(t *testing.T) {
 	want := []string{
 		"controller generation 19.09 done", "compute-0 join compute-0 done", "compute-0 report compute-0 idle", "uid 0 apply P1 done", "compute-0 report compute-0 idle",
 		"uid 0 host-install compute-0 requested", "uid 0 host-install compute-0 refused", "uid 0 remove P1 refused",
-		"compute-0 host-install compute-0 accepted", "compute-0 host-install compute-0 running", "compute-0 report compute-0 idle", "compute-0 host-install compute-0 done",
+		"compute-0 host-install compute-0 accepted", "compute-0 host-install compute-0 running", "compute-0 host-install compute-0 ended, report awaited", "compute-0 report compute-0 idle", "compute-0 host-install compute-0 done",
 		"uid 0 remove P1 done", "uid 0 delete P1 refused", "compute-0 report compute-0 idle", "uid 0 delete P1 done",
 	}
 	if diff := cmp.Diff(want, r.journal.told()); diff != "" {

@@ -49,8 +49,8 @@ func (c *Controller) InstallHost(ctx context.Context, actor, arg string, force b
 		c.dropOld(ch, s, e)
 		// The decision rests on the generation: a commit that makes a new one meanwhile must be seen first.
 		ch.unchanged(releasePrefix+rel.Release, rel.rev)
-		ch.tell(Fact{Actor: actor, Action: "host-install", Subject: name, Outcome: "requested", Detail: map[string]any{
-			"operation": id, "force": force, "in_service": d.Operation.InServiceOnly, "release": rel.Release, "revision": rel.Revision}})
+		ch.tell(Fact{Actor: actor, Action: "host-install", Subject: name, Operation: id, Outcome: "requested", Detail: map[string]any{
+			"force": force, "in_service": d.Operation.InServiceOnly, "release": rel.Release, "revision": rel.Revision}})
 		return ch, nil
 	})
 	if err != nil {
@@ -120,7 +120,7 @@ func (c *Controller) decideProgress(s *snapshot, name string, p agentlink.Progre
 		if err := ch.putOperation(next, op.rev); err != nil {
 			return nil, err
 		}
-		ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Outcome: p.State, Detail: map[string]any{"operation": o.ID}})
+		ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: o.ID, Outcome: p.State})
 		return ch, nil
 	}
 	if o.Ended != nil {
@@ -144,6 +144,7 @@ func (c *Controller) decideProgress(s *snapshot, name string, p agentlink.Progre
 	if err := ch.put(desiredPrefix+name, e.drev, d, func(s *snapshot, rev int64) { s.setDesired(d, rev) }); err != nil {
 		return nil, err
 	}
+	ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: o.ID, Outcome: "ended, report awaited", Detail: map[string]any{"state": end.State}})
 	return ch, nil
 }
 
@@ -184,7 +185,7 @@ func (c *Controller) finish(ch *change, s *snapshot, e hostEntry, end progress) 
 	if err := ch.putOperation(next, op.rev); err != nil {
 		return err
 	}
-	ch.tell(Fact{Actor: cmp.Or(e.host.Name, d.Host), Action: "host-install", Subject: d.Host, Outcome: end.State, Detail: map[string]any{"operation": o.ID, "detail": end.Detail}})
+	ch.tell(Fact{Actor: cmp.Or(e.host.Name, d.Host), Action: "host-install", Subject: d.Host, Operation: o.ID, Outcome: end.State, Detail: map[string]any{"detail": end.Detail}})
 	return nil
 }
 

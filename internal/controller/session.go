@@ -218,12 +218,16 @@ func (c *Controller) greet(ctx context.Context, ses *session, hello agentlink.He
 		if now := s.epochOf(ses.host); hello.Epoch > now {
 			// The agent followed a state that is lost: a controller installed anew, or restored from an older backup.
 			d.Base += hello.Epoch - now
+			ch.tell(Fact{Actor: ses.host, Action: "epoch", Subject: ses.host, Outcome: "raised", Detail: map[string]any{"agent": hello.Epoch, "controller": now}})
 		}
 		if e.drev == 0 || d != e.desired {
 			if err := ch.put(desiredPrefix+d.Host, e.drev, d, func(s *snapshot, rev int64) { s.setDesired(d, rev) }); err != nil {
 				return nil, err
 			}
 			ch.wake = append(ch.wake, d.Host)
+			if len(ch.facts) == 0 {
+				ch.tell(Fact{Actor: ses.host, Action: "release", Subject: ses.host, Outcome: d.Release})
+			}
 		}
 		return ch, nil
 	})
@@ -318,6 +322,7 @@ func (c *Controller) decideReport(s *snapshot, name string, r host.Report) (*cha
 		if err := ch.put(desiredPrefix+name, e.drev, d, func(s *snapshot, rev int64) { s.setDesired(d, rev) }); err != nil {
 			return nil, err
 		}
+		ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: o.ID, Outcome: "reported"})
 	}
 	return ch, nil
 }

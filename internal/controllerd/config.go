@@ -157,6 +157,7 @@ func (c Config) port(p int) string { return net.JoinHostPort(c.Address, strconv.
 func (c Config) stateDir() string   { return filepath.Join(c.DataDir, "state") }
 func (c Config) blobDir() string    { return filepath.Join(c.DataDir, "blobs") }
 func (c Config) updatesDir() string { return filepath.Join(c.DataDir, "updates") }
+func (c Config) journalDir() string { return filepath.Join(c.DataDir, "journal") }
 func (c Config) pkiDir() string     { return filepath.Join(c.DataDir, "pki") }
 
 func (l Limits) patchfile() patchfile.Limits {

@@ -1,24 +1,16 @@
 package controllerd
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/starpatch/starpatch/api"
-	"github.com/starpatch/starpatch/internal/controller"
 	"github.com/starpatch/starpatch/internal/durable"
-	"github.com/starpatch/starpatch/internal/store"
 	"github.com/starpatch/starpatch/patch/patchfile"
 )
 
@@ -97,53 +89,4 @@ func (b *dirBlobs) Free() (int64, error) {
 		return 0, err
 	}
 	return int64(s.Bavail) * s.Bsize, nil
-}
-
-// plainJournal numbers records.
-type plainJournal struct {
-	mu    sync.Mutex
-	store store.Store
-	name  string
-	last  int64
-}
-
-func newJournal(ctx context.Context, st store.Store, name string) (*plainJournal, error) {
-	items, _, err := st.List(ctx, "journal/"+name+"/")
-	return &plainJournal{store: st, name: name, last: int64(len(items))}, err
-}
-
-func (j *plainJournal) Commit(ctx context.Context, txn store.Txn, facts []controller.Fact) (int64, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	n := j.last
-	for _, f := range facts {
-		n++
-		text, err := json.Marshal(map[string]any{"number": n, "time": time.Now().UTC(), "fact": f})
-		if err != nil {
-			return 0, err
-		}
-		txn.Then = append(txn.Then, store.Change{Key: fmt.Sprintf("journal/%s/%020d", j.name, n), Value: text})
-	}
-	rev, err := j.store.Commit(ctx, txn)
-	if err == nil {
-		j.last = n
-	}
-	return rev, err
-}
-
-func (j *plainJournal) Head() api.JournalHead { return api.JournalHead{Number: j.last} }
-
-func (j *plainJournal) Page(ctx context.Context, after int64) (api.JournalPage, error) {
-	items, _, err := j.store.List(ctx, "journal/"+j.name+"/")
-	out := api.JournalPage{Records: []json.RawMessage{}}
-	for i, it := range items {
-		if int64(i) >= after {
-			out.Records = append(out.Records, it.Value)
-		}
-	}
-	return out, err
-}
-
-func (j *plainJournal) Verify(context.Context) (api.JournalCheck, error) {
-	return api.JournalCheck{Head: j.Head(), Records: j.last}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/starpatch/starpatch/internal/controller"
 	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/internal/feed"
+	"github.com/starpatch/starpatch/internal/journal"
 	"github.com/starpatch/starpatch/internal/repo"
 	"github.com/starpatch/starpatch/internal/store"
 	"github.com/starpatch/starpatch/internal/store/etcd"
@@ -39,13 +40,14 @@ func (d *Daemon) parts(ctx context.Context) (controller.Parts, time.Duration, er
 	if err != nil {
 		return none, 0, err
 	}
-	journal, err := newJournal(ctx, state, cfg.Name)
+	j, err := journal.Open(ctx, state, journal.Config{Controller: cfg.Name, Dir: cfg.journalDir(), Log: d.Log})
 	if err != nil {
 		return none, 0, err
 	}
+	d.defers(j.Close)
 	return controller.Parts{
 		Store:      state,
-		Journal:    journal,
+		Journal:    chain{j},
 		Blobs:      blobs,
 		Repository: repository{repo.NewBuilder(cfg.updatesDir(), blobs), blobs, d.Log},
 		Feeds:      feeds{feed.New(cfg.FeedDir)},
