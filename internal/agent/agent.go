@@ -285,8 +285,7 @@ func (a *Agent) own(ctx context.Context, group *errgroup.Group) error {
 			}
 			return errors.Join(context.Cause(ctx), err)
 		case r := <-a.desired:
-			err = a.take(r.d)
-			r.reply <- err
+			r.reply <- a.take(r.d) // the link tries again later
 		case f := <-a.told:
 			f()
 		case c := <-a.watch.seen:
