@@ -69,6 +69,8 @@ type Journal struct {
 	closing  sync.Once
 	work     sync.WaitGroup
 
+	moving sync.Mutex // segments are moved once at a time, which may take a second
+
 	mu   sync.Mutex
 	head Head
 

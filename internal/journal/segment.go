@@ -96,6 +96,8 @@ func (j *Journal) move() {
 // moveComplete brings files and store to where a move that was never interrupted would have left them: first the file is
 // durable, then its records leave the store.
 func (j *Journal) moveComplete(ctx context.Context) error {
+	j.moving.Lock()
+	defer j.moving.Unlock()
 	last, err := j.lastMoved()
 	if err != nil {
 		return err
