@@ -39,7 +39,7 @@ var core = []struct {
 var impure = []string{"os", "os/exec", "os/signal", "os/user", "net", "net/http", "net/rpc", "log", "log/slog", "math/rand", "math/rand/v2", "syscall", "database/sql", "context", "io/ioutil", "path/filepath"}
 
 // contracts are what adapters may import besides the core: interfaces, wire types and the lowest tools.
-var contracts = []string{"api", "internal/store", "internal/journal", "internal/agentlink", "internal/agentlink/linkpb", "internal/agentlink/pki", "internal/durable", "internal/version", "internal/repo/repodata", "internal/config", "internal/process", "internal/installer"}
+var contracts = []string{"api", "internal/store", "internal/journal", "internal/agentlink", "internal/agentlink/linkpb", "internal/agentlink/pki", "internal/durable", "internal/fanout", "internal/version", "internal/repo/repodata", "internal/config", "internal/process", "internal/installer"}
 
 // composers put the parts together: they may import anything but commands.
 var composers = []string{"cmd", "internal/lab", "internal/sim", "internal/controllerd", "e2e", "bench"}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/durable"
+	"github.com/starpatch/starpatch/internal/fanout"
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/patch/patchfile"
@@ -323,7 +324,7 @@ func runBuild(ctx context.Context, env Env) (err error) {
 		level = patchfile.Stored
 	}
 	src := patchfile.Source{Metadata: m, Packages: set.inputs(ctx), Checks: checks}
-	if err := patchfile.Build(ctxWriter{ctx, out}, src, key, patchfile.BuildOptions{Level: level, Time: when, Workers: workers()}); err != nil {
+	if err := patchfile.Build(ctxWriter{ctx, out}, src, key, patchfile.BuildOptions{Level: level, Time: when, Workers: workers(), Fanout: fanout.New}); err != nil {
 		return err
 	}
 	if err := out.Commit(); err != nil {

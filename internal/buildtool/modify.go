@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/starpatch/starpatch/internal/durable"
+	"github.com/starpatch/starpatch/internal/fanout"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/patch/patchfile"
 	"github.com/starpatch/starpatch/problem"
@@ -103,7 +104,7 @@ func modify(ctx context.Context, env Env, file, key, trust string, status patch.
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Abort()) }()
-	if err := p.Rewrite(ctxWriter{ctx, out}, m, private, patchfile.BuildOptions{Time: when, Workers: workers()}); err != nil {
+	if err := p.Rewrite(ctxWriter{ctx, out}, m, private, patchfile.BuildOptions{Time: when, Workers: workers(), Fanout: fanout.New}); err != nil {
 		return err
 	}
 	return out.Commit()

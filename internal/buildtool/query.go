@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/starpatch/starpatch/internal/fanout"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/patch/patchfile"
 	"github.com/starpatch/starpatch/problem"
@@ -147,6 +148,7 @@ func openPatch(ctx context.Context, path string, o patchfile.Options) (p *patchf
 	if err != nil {
 		return nil, nil, err
 	}
+	o.Fanout = fanout.New
 	if p, err = patchfile.Open(ctxReader{ctx, f}, s, o); err != nil {
 		return nil, nil, err
 	}

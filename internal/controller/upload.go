@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/starpatch/starpatch/api"
+	"github.com/starpatch/starpatch/internal/fanout"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/patch/patchfile"
 	"github.com/starpatch/starpatch/problem"
@@ -33,7 +34,7 @@ func (c *Controller) Upload(ctx context.Context, actor, filename string, body io
 	if err != nil {
 		return api.Messages{}, err
 	}
-	f, err := patchfile.Open(interruptible{ctx, body}, &guarded{Spool: spool, check: c.checkSpace}, patchfile.Options{Trust: keys, Limits: c.cfg.Limits})
+	f, err := patchfile.Open(interruptible{ctx, body}, &guarded{Spool: spool, check: c.checkSpace}, patchfile.Options{Trust: keys, Limits: c.cfg.Limits, Fanout: fanout.New})
 	if err != nil {
 		if problem.KindOf(err) == problem.Invalid || problem.KindOf(err) == problem.TooLarge {
 			why := err.Error()

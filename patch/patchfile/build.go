@@ -38,6 +38,7 @@ type BuildOptions struct {
 	Rand  io.Reader // source of the signature's salt; nil: crypto/rand
 	// Workers is how many blocks of 1 MiB are compressed at a time; 0: 2. Memory grows with it.
 	Workers int
+	Fanout  Fanout // lets the hashes work side by side; nil: one after the other
 }
 
 // Input is one file that goes into a patch.
@@ -324,7 +325,12 @@ func writeMembers(w io.Writer, parts []part, sign signFunc, o BuildOptions) erro
 			return err
 		}
 		sum := md5.New()
-		if err := p.write(io.MultiWriter(t, sum, digest), buf); err != nil {
+		hashes := o.Fanout.join(sum, digest)
+		err := p.write(io.MultiWriter(t, hashes), buf)
+		if cerr := hashes.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
 			return err
 		}
 		sums.add(sum.Sum(nil))

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/starpatch/starpatch/internal/fanout"
 	"github.com/starpatch/starpatch/internal/rpmmake"
 	"github.com/starpatch/starpatch/patch/patchfile"
 	"github.com/starpatch/starpatch/patch/patchfile/patchfiletest"
@@ -243,7 +244,7 @@ func TestRefusesHostileFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			spool := &patchfiletest.Spool{}
-			_, err := patchfile.Open(bytes.NewReader(c.file(t)), spool, patchfile.Options{Trust: trust(t), Limits: c.limits})
+			_, err := patchfile.Open(bytes.NewReader(c.file(t)), spool, patchfile.Options{Trust: trust(t), Limits: c.limits, Fanout: fanout.New})
 			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
 				t.Errorf("got %v; want %q", err, c.want)
 			}
@@ -288,7 +289,7 @@ func TestAcceptsEveryOrdinaryShape(t *testing.T) {
 	try := func(name string, c craft) {
 		t.Run(name, func(t *testing.T) {
 			spool := &patchfiletest.Spool{}
-			f, err := patchfile.Open(iotest.HalfReader(bytes.NewReader(c.bytes(t))), spool, patchfile.Options{Stem: "P1", Trust: trust(t)})
+			f, err := patchfile.Open(iotest.HalfReader(bytes.NewReader(c.bytes(t))), spool, patchfile.Options{Stem: "P1", Trust: trust(t), Fanout: fanout.New})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -24,6 +24,8 @@ type Options struct {
 	Limits Limits
 	// KeepTars also spools the signed tars as they are, so that the file can be written again; see File.Rewrite.
 	KeepTars bool
+	// Fanout lets the hashes work side by side; nil: one after the other.
+	Fanout Fanout
 }
 
 // Stem returns the part of a file name that must equal the patch ID, and refuses a name that does not end in .patch.
@@ -47,7 +49,7 @@ const (
 // sentences of this package; an error of r keeps its kind.
 func Open(r io.Reader, spool Spool, o Options) (*File, error) {
 	limits := o.Limits.withDefaults()
-	op := &opener{spool: spool, keep: o.KeepTars, left: limits.Members, sum: sha256.New(), buf: make([]byte, chunk),
+	op := &opener{spool: spool, keep: o.KeepTars, fanout: o.Fanout, left: limits.Members, sum: sha256.New(), buf: make([]byte, chunk),
 		header: map[string]rpm.Header{}, checks: map[patch.Action]string{},
 		f: &File{checks: map[patch.Action]Member{}, tars: map[string]Member{}}}
 	f, err := op.open(r, limits, o)
@@ -62,10 +64,11 @@ func Open(r io.Reader, spool Spool, o Options) (*File, error) {
 
 // opener is the state of one Open.
 type opener struct {
-	spool Spool
-	keep  bool
-	left  int // members that the limit still allows
-	buf   []byte
+	spool  Spool
+	keep   bool
+	fanout Fanout
+	left   int // members that the limit still allows
+	buf    []byte
 
 	sum    hash.Hash // over the signed members in signedOrder
 	next   int       // how many of signedOrder are in sum
@@ -180,15 +183,32 @@ func (op *opener) signed(name string, r io.Reader) error {
 		sinks = append(sinks, op.sum)
 		op.next++
 	}
+	var raw *spoolWriter
 	if !inOrder || op.keep {
-		raw, err := op.create(name)
-		if err != nil {
+		var err error
+		if raw, err = op.create(name); err != nil {
 			return err
 		}
 		sinks = append(sinks, raw)
-		defer func() { op.f.tars[name] = raw.member() }()
 	}
-	body := io.TeeReader(r, io.MultiWriter(sinks...))
+	all := op.fanout.join(sinks...)
+	err := op.inside(name, io.TeeReader(r, all))
+	if cerr := all.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if raw != nil {
+		op.f.tars[name] = raw.member()
+	}
+	op.md5s.add(sum.Sum(nil))
+	return nil
+}
+
+// inside reads one of the three tars to its end. What is wrong in it is kept for later; only errors that make reading on
+// pointless are returned.
+func (op *opener) inside(name string, body io.Reader) error {
 	if op.content == nil {
 		inside := newMembers(body, name, &op.left)
 		switch name {
@@ -207,11 +227,8 @@ func (op *opener) signed(name string, r io.Reader) error {
 		}
 	}
 	// The rest belongs to the hash whatever stands in it. A broken stream shows here, since its errors stay.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, op.buf); err != nil {
-		return err
-	}
-	op.md5s.add(sum.Sum(nil))
-	return nil
+	_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, op.buf)
+	return err
 }
 
 // spoolWriter writes one spooled file and knows its digest and size.

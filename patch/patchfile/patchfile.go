@@ -80,7 +80,24 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Spool keeps what a patch file holds until the caller has decided what becomes of it. It is used by one goroutine.
+// Fanout joins sinks into one writer that gives all bytes to each of them, as io.MultiWriter does, and may let them work
+// side by side: internal/fanout does. Close waits until every sink has everything.
+type Fanout func(sinks ...io.Writer) io.WriteCloser
+
+// join is f, or one sink after the other where f is nil.
+func (f Fanout) join(sinks ...io.Writer) io.WriteCloser {
+	if f == nil {
+		return inTurn{io.MultiWriter(sinks...)}
+	}
+	return f(sinks...)
+}
+
+type inTurn struct{ io.Writer }
+
+func (inTurn) Close() error { return nil }
+
+// Spool keeps what a patch file holds until the caller has decided what becomes of it. It is used by one goroutine; of its
+// files each is written by one goroutine, several at a time with a Fanout.
 type Spool interface {
 	// Create makes an empty file. Names are unique within a spool and safe as file names: a package's file name, the
 	// name of a semantic action, or the name of a tar.
