@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
@@ -47,9 +48,9 @@ const (
 
 // member is the engine inside this process.
 type member struct {
-	etcd *embed.Etcd
-	dir  string
-	lock *os.File
+	etcd    *embed.Etcd
+	lock    *os.File
+	closing atomic.Bool
 }
 
 // Open starts a member alone in this process and returns when it serves. It refuses a folder that another process uses,
@@ -68,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &member{dir: cfg.Dir, lock: lock}
+	m := &member{lock: lock}
 	if err := m.start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, m.close())
 	}
@@ -106,7 +107,7 @@ func (m *member) start(ctx context.Context, cfg Config) error {
 	if err := claimDir(cfg.Dir); err != nil {
 		return err
 	}
-	ec, err := cfg.engine()
+	ec, err := cfg.engine(logBridge{log: cfg.Log, closing: &m.closing})
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (m *member) start(ctx context.Context, cfg Config) error {
 }
 
 // engine is the configuration of the engine: every difference from its defaults, with the reason.
-func (cfg Config) engine() (*embed.Config, error) {
+func (cfg Config) engine(log logBridge) (*embed.Config, error) {
 	ec := embed.NewConfig()
 	ec.Dir = cfg.Dir
 	ec.Name = cfg.Name
@@ -165,7 +166,7 @@ func (cfg Config) engine() (*embed.Config, error) {
 	}
 
 	ec.LogLevel = logutil.DefaultLogLevel
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logBridge{log: cfg.Log}))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(log))
 	return ec, nil
 }
 
@@ -174,6 +175,7 @@ type featureSetter interface {
 }
 
 func (m *member) close() error {
+	m.closing.Store(true)
 	if m.etcd != nil {
 		m.etcd.Close()
 	}

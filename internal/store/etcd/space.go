@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -40,9 +41,8 @@ func (s *Store) Space(ctx context.Context) (Space, error) {
 	return out, nil
 }
 
-// Reclaim makes room after [store.ErrNoSpace] and lets commits through again, which it refuses when there is still none:
-// it forgets all history, gives unused space of the file back, and ends the alarm. Delete something first. The store
-// answers nothing while the file is rewritten.
+// Reclaim makes room after [store.ErrNoSpace]: it forgets all history, gives unused space of the file back and lets commits
+// through again, which fill the store anew when nothing was deleted before. Nothing is answered while the file is rewritten.
 func (s *Store) Reclaim(ctx context.Context) error {
 	if s.embed == nil {
 		return fmt.Errorf("cannot make room in the site's own etcd; its administrators can")
@@ -53,21 +53,25 @@ func (s *Store) Reclaim(ctx context.Context) error {
 	if err != nil {
 		return why(ctx, err)
 	}
-	if err := s.Compact(ctx, resp.Header.Revision); err != nil {
-		return err
-	}
-	if _, err := s.client.Defragment(ctx, ""); err != nil {
+	_, err = s.client.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return why(ctx, err)
 	}
-	if _, err := s.client.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil {
-		return why(ctx, err)
+	// Not through the client: within one process its maintenance service has no health service to tell, and panics.
+	if err := s.embed.etcd.Server.Backend().Defrag(); err != nil {
+		return fmt.Errorf("cannot give back the unused space of the state store: %w", err)
 	}
-	space, err := s.Space(ctx)
+	alarms, err := s.client.AlarmList(ctx)
 	if err != nil {
-		return err
+		return why(ctx, err)
 	}
-	if space.Refused {
-		return errors.New("cannot make enough room in the state store; raise its quota")
+	for _, a := range alarms.Alarms {
+		if a.Alarm != pb.AlarmType_NOSPACE { // the other one says that data is damaged
+			continue
+		}
+		if _, err := s.client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(a)); err != nil {
+			return why(ctx, err)
+		}
 	}
 	return nil
 }

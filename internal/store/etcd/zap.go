@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap/zapcore"
 )
@@ -17,14 +18,16 @@ var quiet = map[string]bool{
 // logBridge passes what the engine logs, from warnings up, to our logger. A fatal message still ends the process after it:
 // the engine has no other way when its disk fails, and going on would break promises.
 type logBridge struct {
-	log  *slog.Logger
-	with []slog.Attr
+	log     *slog.Logger
+	with    []slog.Attr
+	closing *atomic.Bool // what the engine says of its own end is for debugging only
 }
 
 func (b logBridge) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
 
 func (b logBridge) With(fields []zapcore.Field) zapcore.Core {
-	return logBridge{log: b.log, with: append(b.with[:len(b.with):len(b.with)], attrs(fields)...)}
+	b.with = append(b.with[:len(b.with):len(b.with)], attrs(fields)...)
+	return b
 }
 
 func (b logBridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -36,7 +39,10 @@ func (b logBridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 
 func (b logBridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelWarn
-	if e.Level > zapcore.WarnLevel {
+	switch {
+	case b.closing.Load() && e.Level < zapcore.DPanicLevel:
+		level = slog.LevelDebug
+	case e.Level > zapcore.WarnLevel:
 		level = slog.LevelError
 	}
 	b.log.LogAttrs(context.Background(), level, "state store: "+e.Message, append(b.with[:len(b.with):len(b.with)], attrs(fields)...)...)
