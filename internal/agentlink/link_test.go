@@ -63,6 +63,7 @@ func TestReportsProgressAndDesiredCross(t *testing.T) {
 		c, _ := s.run(s.join("compute-0"), h)
 		ss := <-s.ctl.attached
 		expect(t, ss.peer.Host, "compute-0")
+		expect(t, ss.peer.IP.String(), "192.0.2.7")
 		expect(t, ss.hello, agentlink.Hello{Facts: host.Facts{Personality: host.Worker, Release: release, BootID: "boot-1", Agent: "test", Protocol: 1}})
 		expect(t, <-h.welcome, agentlink.Welcome{Protocol: 1, Repository: "https://192.0.2.1:8443", Controller: address})
 
@@ -83,6 +84,27 @@ func TestReportsProgressAndDesiredCross(t *testing.T) {
 		c.FactsChanged()
 		expect(t, <-ss.heard, agentlink.Hello{Facts: host.Facts{Personality: host.Worker, Release: release, BootID: "boot-1", Agent: "test", Protocol: 1, Locked: true}, Epoch: 7, LastOperation: "op-1"})
 	})
+}
+
+func TestWhereTheRepositoryIs(t *testing.T) {
+	for _, c := range []struct{ name, set, want string }{
+		{"the address that the agent reached", "https://:8443", "https://192.0.2.1:8443"},
+		{"also when the controller listens everywhere", "https://0.0.0.0:8443", "https://192.0.2.1:8443"},
+		{"also on IPv6", "https://[::]:8443", "https://192.0.2.1:8443"},
+		{"an address as it is set", "https://192.0.2.5:8443", "https://192.0.2.5:8443"},
+		{"a name as it is set", "https://patches:8443", "https://patches:8443"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSystem(t)
+				s.repository = c.set
+				s.start()
+				h := newHandler()
+				s.run(s.join("compute-0"), h)
+				expect(t, (<-h.welcome).Repository, c.want)
+			})
+		})
+	}
 }
 
 func TestWhoMayConnect(t *testing.T) {

@@ -59,7 +59,7 @@ func TestOutboxLosesNothing(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"report": func(*rapid.T) {
 				made++
-				o.putReport([]byte(fmt.Sprint(made)))
+				o.putReport(fmt.Append(nil, made))
 			},
 			"operation": func(*rapid.T) {
 				ops++

@@ -43,8 +43,8 @@ type Server struct {
 	Certificate *pki.Server
 	Controller  Controller
 	Registrar   Registrar
-	// Repository is the base URL of the package repository that agents are told, without trailing slash. With an empty
-	// host (https://:8443) each agent is told the address by which it reached this controller.
+	// Repository is the base URL of the package repository that agents are told, without trailing slash. Without a host
+	// (https://:8443), or with the unspecified address, each agent is told the address by which it reached this controller.
 	Repository string
 	Log        *slog.Logger
 }
@@ -60,7 +60,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	g := grpc.NewServer(
 		grpc.Creds(&turnstile{TransportCredentials: tc, slots: make(chan struct{}, maxHandshakes)}),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize),
 		grpc.StaticStreamWindowSize(MaxMessage), grpc.StaticConnWindowSize(2*MaxMessage),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxHeaderListSize(8<<10), grpc.MaxConcurrentStreams(4),
@@ -159,7 +159,7 @@ func (s *service) repositoryFor(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if u.Hostname() != "" {
+	if a, err := netip.ParseAddr(u.Hostname()); u.Hostname() != "" && (err != nil || !a.IsUnspecified()) {
 		return s.Repository, nil
 	}
 	p, _ := peer.FromContext(ctx)

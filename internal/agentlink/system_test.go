@@ -33,13 +33,14 @@ const (
 
 // system is a controller with its CA, reached over in-process pipes that carry real TLS and HTTP/2.
 type system struct {
-	t    *testing.T
-	ca   *pki.CA
-	cert *pki.Server
-	reg  *registrar
-	ctl  *controller
-	log  *slog.Logger
-	stop func()
+	t          *testing.T
+	ca         *pki.CA
+	cert       *pki.Server
+	reg        *registrar
+	ctl        *controller
+	log        *slog.Logger
+	stop       func()
+	repository string // as the Server's
 
 	mu    sync.Mutex
 	l     *pipes
@@ -62,7 +63,7 @@ func newSystem(t *testing.T) *system {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	return &system{
-		t: t, ca: ca, cert: cert, log: log,
+		t: t, ca: ca, cert: cert, log: log, repository: "https://:8443",
 		reg: &registrar{tokens: map[string]agentlink.TokenRecord{}, revoked: map[string]bool{}},
 		ctl: &controller{attached: make(chan *session, 16)},
 	}
@@ -74,7 +75,7 @@ func (s *system) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := newPipes()
 	done := make(chan error, 1)
-	srv := &agentlink.Server{CA: s.ca, Certificate: s.cert, Controller: s.ctl, Registrar: s.reg, Repository: "https://192.0.2.1:8443", Log: s.log}
+	srv := &agentlink.Server{CA: s.ca, Certificate: s.cert, Controller: s.ctl, Registrar: s.reg, Repository: s.repository, Log: s.log}
 	go func() { done <- srv.Serve(ctx, l) }()
 	s.mu.Lock()
 	s.l = l
@@ -343,7 +344,7 @@ func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(
 func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
 	a, b := net.Pipe()
 	select {
-	case p.conns <- b:
+	case p.conns <- accepted{b}:
 		return a, nil
 	case <-p.closed:
 		return nil, errors.New("connection refused")
@@ -351,6 +352,12 @@ func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
 		return nil, context.Cause(ctx)
 	}
 }
+
+// accepted is the controller's end of a pipe, with addresses as of TCP.
+type accepted struct{ net.Conn }
+
+func (accepted) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5489} }
+func (accepted) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 40000} }
 
 func (p *pipes) Accept() (net.Conn, error) {
 	select {
