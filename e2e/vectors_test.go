@@ -172,7 +172,7 @@ func TestTheOriginalsPatchesGoThroughTheirWholeLife(t *testing.T) {
 	l.remove(id3)
 	l.remove(id1)
 	l.remove(id4)
-	equal(t, "0001 after remove", l.patchState(id1), "Partial-Remove")
+	equal(t, "0003 after remove", l.patchState(id3), "Partial-Remove")
 	l.install(three...)
 	for _, id := range []string{id1, id3, id4} {
 		equal(t, id, l.patchState(id), "Available")
