@@ -92,13 +92,13 @@ func TestAPatchGoesThroughItsLife(t *testing.T) {
 	}
 	a.progress(op.ID, api.OperationAccepted, "")
 	a.progress(op.ID, api.OperationRunning, "")
-	a.progress(op.ID, api.OperationDone, "")
+	a.report(current(2)) // the link sends it before any state that is due
 	if o, _ := r.Operation(ctx, op.ID); o.State != api.OperationRunning {
-		t.Errorf("the end is visible before the report that shows the host after it: %s", o.State)
+		t.Errorf("a report alone ends an operation: %s", o.State)
 	}
-	a.report(current(2))
+	a.progress(op.ID, api.OperationDone, "")
 	if o, _ := r.Operation(ctx, op.ID); o.State != api.OperationDone {
-		t.Errorf("after the report: got %s, want done", o.State)
+		t.Errorf("after the end: got %s, want done", o.State)
 	}
 	if h := r.host("compute-0"); !h.PatchCurrent || h.State != "idle" {
 		t.Errorf("after the install: %+v", h)
@@ -127,7 +127,7 @@ func TestAPatchGoesThroughItsLife(t *testing.T) {
 	want := []string{
 		"controller generation 19.09 done", "compute-0 join compute-0 done", "compute-0 report compute-0 idle", "uid 0 apply P1 done", "compute-0 report compute-0 idle",
 		"uid 0 host-install compute-0 requested", "uid 0 host-install compute-0 refused", "uid 0 remove P1 refused",
-		"compute-0 host-install compute-0 accepted", "compute-0 host-install compute-0 running", "compute-0 host-install compute-0 ended, report awaited", "compute-0 report compute-0 idle", "compute-0 host-install compute-0 done",
+		"compute-0 host-install compute-0 accepted", "compute-0 host-install compute-0 running", "compute-0 report compute-0 idle", "compute-0 host-install compute-0 done",
 		"uid 0 remove P1 done", "uid 0 delete P1 refused", "compute-0 report compute-0 idle", "uid 0 delete P1 done",
 	}
 	if diff := cmp.Diff(want, r.journal.told()); diff != "" {
@@ -135,7 +135,7 @@ func TestAPatchGoesThroughItsLife(t *testing.T) {
 	}
 }
 
-func TestTheEndOfAnOperationWaitsForNothingWhenTheReportCameFirst(t *testing.T) {
+func TestTheEndOfAnOperationIsHeardAfterARestart(t *testing.T) {
 	r := newRig(t)
 	a := r.attach("compute-0")
 	a.report(current(1))
@@ -163,12 +163,22 @@ func TestARejectionEndsTheOperation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.progress(op.ID, api.OperationRejected, "Node must be locked.")
 	rejected := current(1)
 	rejected.State, rejected.RejectReason = host.InstallRejected, "Node must be locked."
 	a.report(rejected)
+	a.progress(op.ID, api.OperationRejected, "Node must be locked.")
 	if o, _ := r.Operation(context.Background(), op.ID); o.State != api.OperationRejected {
 		t.Errorf("got %s", o.State)
+	}
+
+	// The second rejection changes nothing that a report would tell, so there is no second report.
+	op, err = r.InstallHost(context.Background(), "uid 0", "compute-0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.progress(op.ID, api.OperationRejected, "Node must be locked.")
+	if o, _ := r.Operation(context.Background(), op.ID); o.State != api.OperationRejected {
+		t.Errorf("without another report: got %s", o.State)
 	}
 	if h := r.host("compute-0"); h.State != "install-rejected" {
 		t.Errorf("got %s", h.State)
@@ -420,8 +430,8 @@ func TestFollowersSeeEveryEndAndNoVersionTwice(t *testing.T) {
 	<-first
 	a.progress(op.ID, api.OperationRunning, "")
 	<-first
-	a.progress(op.ID, api.OperationDone, "")
 	a.report(current(1))
+	a.progress(op.ID, api.OperationDone, "")
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}

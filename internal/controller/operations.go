@@ -90,8 +90,8 @@ func (c *Controller) dropOld(ch *change, s *snapshot, e hostEntry) {
 	}
 }
 
-// Progress saves how far the operation of a host is. A final state becomes visible with the report that follows it, so
-// that whoever sees the end sees the host as it is after it.
+// Progress saves how far the operation of a host is. Whoever sees the end sees the host as it is after it: the link
+// gives us the report that the agent made before a final state first.
 func (ses *session) Progress(ctx context.Context, p agentlink.Progress) error {
 	ses.c.sessions.hear(ses.host, false)
 	return ses.c.commit(ctx, func(s *snapshot) (*change, error) { return ses.c.decideProgress(s, ses.host, p) })
@@ -123,9 +123,6 @@ func (c *Controller) decideProgress(s *snapshot, name string, p agentlink.Progre
 		ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: o.ID, Outcome: p.State})
 		return ch, nil
 	}
-	if o.Ended != nil {
-		return nil, nil
-	}
 	if len(p.Output) > 0 {
 		value, err := encodeRecord(outputPrefix+o.ID, outputRecord{recordFormat, name, string(p.Output)})
 		if err != nil {
@@ -133,19 +130,7 @@ func (c *Controller) decideProgress(s *snapshot, name string, p agentlink.Progre
 		}
 		ch.blind(outputPrefix+o.ID, value)
 	}
-	end := progress{State: p.State, Detail: p.Detail}
-	if o.Reported {
-		return ch, c.finish(ch, s, e, end)
-	}
-	d := e.desired
-	next := *o
-	next.Ended = &end
-	d.Operation = &next
-	if err := ch.put(desiredPrefix+name, e.drev, d, func(s *snapshot, rev int64) { s.setDesired(d, rev) }); err != nil {
-		return nil, err
-	}
-	ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: o.ID, Outcome: "ended, report awaited", Detail: map[string]any{"state": end.State}})
-	return ch, nil
+	return ch, c.finish(ch, s, e, p)
 }
 
 // stage orders the states of an operation.
@@ -168,7 +153,7 @@ func (ch *change) putOperation(o api.Operation, rev int64) error {
 }
 
 // finish ends the operation of a host: the host has nothing more to do, and the operation says how it went.
-func (c *Controller) finish(ch *change, s *snapshot, e hostEntry, end progress) error {
+func (c *Controller) finish(ch *change, s *snapshot, e hostEntry, end agentlink.Progress) error {
 	o := e.desired.Operation
 	d := e.desired
 	d.Operation = nil

@@ -76,18 +76,10 @@ type desiredRecord struct {
 
 // operation is an installation under way.
 type operation struct {
-	ID            string    `json:"id"`
-	Kind          string    `json:"kind"`
-	Force         bool      `json:"force,omitempty"`
-	InServiceOnly bool      `json:"in_service_only,omitempty"` // nothing that is pending needs a reboot: allowed while unlocked
-	Reported      bool      `json:"reported,omitempty"`        // the host has reported since it was done
-	Ended         *progress `json:"ended,omitempty"`           // what the agent said at the end; final once its report follows
-}
-
-// progress is what an agent says of an operation.
-type progress struct {
-	State  string `json:"state"`
-	Detail string `json:"detail,omitempty"`
+	ID            string `json:"id"`
+	Kind          string `json:"kind"`
+	Force         bool   `json:"force,omitempty"`
+	InServiceOnly bool   `json:"in_service_only,omitempty"` // nothing that is pending needs a reboot: allowed while unlocked
 }
 
 // operationRecord is operations/<id>. The version in it is not saved: it is the revision of the record itself.

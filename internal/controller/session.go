@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/starpatch/starpatch/api"
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/agentlink"
 	"github.com/starpatch/starpatch/problem"
@@ -153,7 +152,7 @@ func (s *snapshot) desired(name string) (agentlink.Desired, bool) {
 		Revision:     rel.Revision,
 		RepomdSHA256: rel.Repomd,
 	}
-	if o := e.desired.Operation; o != nil && o.Ended == nil {
+	if o := e.desired.Operation; o != nil {
 		d.Operation = &agentlink.Operation{ID: o.ID, Kind: o.Kind, Force: o.Force, InServiceOnly: o.InServiceOnly}
 	}
 	return d, true
@@ -275,7 +274,7 @@ func (ses *session) Detach(cause error) {
 	c.news.tell()
 }
 
-// Report saves a report, if it says something new, and ends the operation that waits for it.
+// Report saves a report, if it says something new.
 func (ses *session) Report(ctx context.Context, r host.Report) error {
 	if err := checkReport(r); err != nil {
 		return err
@@ -305,24 +304,6 @@ func (c *Controller) decideReport(s *snapshot, name string, r host.Report) (*cha
 		ch.tell(Fact{Actor: name, Action: "report", Subject: name, Outcome: string(r.State), Detail: map[string]any{
 			"release": r.Release, "revision": r.Revision, "current": r.Current(), "installed": len(r.Installed), "to_remove": len(r.ToRemove),
 			"missing": len(r.Missing), "patch_failed": r.PatchFailed, "requires_reboot": r.RequiresReboot}})
-	}
-	o := e.desired.Operation
-	if o == nil {
-		return ch, nil
-	}
-	if o.Ended != nil {
-		return ch, c.finish(ch, s, e, *o.Ended)
-	}
-	if op, ok := s.ops.get(o.ID); ok && !o.Reported && r.State != host.Installing &&
-		(op.op.State == api.OperationRunning || op.op.State == api.OperationAccepted && r.State == host.InstallRejected) {
-		d := e.desired
-		next := *o
-		next.Reported = true
-		d.Operation = &next
-		if err := ch.put(desiredPrefix+name, e.drev, d, func(s *snapshot, rev int64) { s.setDesired(d, rev) }); err != nil {
-			return nil, err
-		}
-		ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: o.ID, Outcome: "reported"})
 	}
 	return ch, nil
 }
