@@ -116,7 +116,7 @@ const initSocket = "/run/init.sock"
 
 func restart(names []string) error {
 	if len(names) == 0 {
-		return errors.New("usage: patch-restart-processes SERVICE...")
+		return errors.New("name the services to restart")
 	}
 	for _, name := range names {
 		conn, err := net.Dial("unix", initSocket)

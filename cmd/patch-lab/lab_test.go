@@ -83,6 +83,7 @@ func (c *cluster) run(args ...string) result {
 	}
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Args = append([]string{"patch-lab"}, args...)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // with the race detector a process takes a second to end
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
@@ -438,6 +439,31 @@ func TestKillsLeaveNothingBehind(t *testing.T) {
 		c.must("down", "--dir", c.dir)
 		c.nothingLeft(id)
 	})
+}
+
+func TestAnInterruptedUpLeavesNothing(t *testing.T) {
+	c := newCluster(t, service(t))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Args = []string{"patch-lab", "up", "--bare", "--bin", c.bin, "--dir", c.dir}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Signalled at whatever it is doing by then: it was told to stop, and it stops.
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("an interrupted up ended without an error")
+	}
+	if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v): %s", c.dir, err, &errs)
+	}
 }
 
 func TestTwoLabsDoNotDisturbEachOther(t *testing.T) {

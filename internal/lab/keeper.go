@@ -227,7 +227,7 @@ func (k *keeper) spawn(p *power) (err error) {
 	defer logFile.Close()
 	cmd := exec.Command("/proc/self/exe", "init", "--dir", k.lab.Dir, p.Name)
 	cmd.Args[0] = "patch-lab"
-	cmd.Env = []string{"PATH=" + systemPath, markLab + "=" + k.lab.ID, markRole + "=init"}
+	cmd.Env = k.lab.environment("init")
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{report, ready}
 	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/problem"
@@ -67,14 +68,11 @@ func (l *Lab) Host(name string) (Host, error) {
 }
 
 func (l *Lab) names() string {
-	var s string
-	for i, h := range l.Hosts {
-		if i > 0 {
-			s += ", "
-		}
-		s += h.Name
+	var all []string
+	for _, h := range l.Hosts {
+		all = append(all, h.Name)
 	}
-	return s
+	return strings.Join(all, ", ")
 }
 
 // Where things are. Sockets have paths below /run because a socket's path has at most 107 bytes.

@@ -14,7 +14,7 @@ import (
 	"github.com/starpatch/starpatch/problem"
 )
 
-// Every keeper and every init carries these in its environment. A process cannot lose them by accident, and whatever
+// Every keeper, every init and every tool that up runs carries these in its environment. A process cannot lose them by accident, and whatever
 // runs in a host without them dies with the host's init.
 const (
 	markLab  = "STARPATCH_LAB"
@@ -25,10 +25,10 @@ const (
 type mark struct {
 	pid  int
 	fd   int
-	role string // keeper, or init
+	role string // keeper, init or tool
 }
 
-// marked finds the keeper and the inits of a lab among all processes. The caller closes the descriptors.
+// marked finds the keeper, the inits and the tools of a lab among all processes. The caller closes the descriptors.
 func marked(id string) ([]mark, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -79,14 +79,11 @@ func (m mark) signal(sig unix.Signal) error {
 	return nil
 }
 
-// wait returns true when the process has ended, false when it has not within the limit. A negative limit is none.
+// wait returns true when the process has ended, false when it has not within the limit.
 func (m mark) wait(limit time.Duration) (bool, error) {
 	deadline := time.Now().Add(limit)
 	for {
-		ms := -1
-		if limit >= 0 {
-			ms = int(max(time.Until(deadline), 0).Milliseconds())
-		}
+		ms := int(max(time.Until(deadline), 0).Milliseconds())
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(m.fd), Events: unix.POLLIN}}, ms)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -104,6 +101,9 @@ func closeFD(fd int) {
 		panic("internal error: closing a descriptor twice: " + err.Error())
 	}
 }
+
+// sweepLimit bounds the wait for a process that was killed; only one that hangs in the kernel needs longer.
+const sweepLimit = 30 * time.Second
 
 // sweep kills everything that is left of a lab and returns when it has ended: first the keeper, so that it starts
 // nothing anew, then the inits, with which the kernel ends their namespaces and everything in them.
@@ -123,7 +123,10 @@ func sweep(id string) error {
 		}
 		for _, m := range left {
 			if failed == nil {
-				_, failed = m.wait(-1)
+				var ended bool
+				if ended, failed = m.wait(sweepLimit); failed == nil && !ended {
+					failed = problem.Errorf(problem.Unavailable, "process %d of the lab does not end although it was killed; see /proc/%d/stack", m.pid, m.pid)
+				}
 			}
 			closeFD(m.fd)
 		}
@@ -131,6 +134,11 @@ func sweep(id string) error {
 			return failed
 		}
 	}
+}
+
+// environment is the whole environment of a process of the lab.
+func (l *Lab) environment(role string, more ...string) []string {
+	return append([]string{"PATH=" + systemPath, "LANG=C.UTF-8", markLab + "=" + l.ID, markRole + "=" + role}, more...)
 }
 
 // gone says that a file is not there, which who removes it does not mind.

@@ -109,7 +109,9 @@ func (l *Lab) makeRoots(ctx context.Context, files map[host.Personality][]string
 		}
 		root := l.Root(h.Name)
 		if from, made := first[h.Personality]; made {
-			if out, err := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", from, root).CombinedOutput(); err != nil {
+			cmd := exec.CommandContext(ctx, "cp", "-a", "--reflink=auto", from, root)
+			cmd.Env = l.environment("tool")
+			if out, err := cmd.CombinedOutput(); err != nil {
 				return problem.Errorf(problem.Unavailable, "cannot copy the root of %s: %w: %s", h.Name, err, strings.TrimSpace(string(out)))
 			}
 			continue
@@ -117,7 +119,7 @@ func (l *Lab) makeRoots(ctx context.Context, files map[host.Personality][]string
 		if err := os.Mkdir(root, 0o755); err != nil {
 			return err
 		}
-		if err := rpmInstall(ctx, root, files[h.Personality]); err != nil {
+		if err := l.rpmInstall(ctx, root, files[h.Personality]); err != nil {
 			return problem.Errorf(problem.Invalid, "cannot make the root of %s: %w", h.Name, err)
 		}
 		first[h.Personality] = root
@@ -131,7 +133,7 @@ func (l *Lab) makeRoots(ctx context.Context, files map[host.Personality][]string
 }
 
 // rpmInstall installs package files into an empty root with the machine's rpm.
-func rpmInstall(ctx context.Context, root string, files []string) error {
+func (l *Lab) rpmInstall(ctx context.Context, root string, files []string) error {
 	home, err := os.MkdirTemp("", "lab-rpm")
 	if err != nil {
 		return err
@@ -139,7 +141,7 @@ func rpmInstall(ctx context.Context, root string, files []string) error {
 	defer os.RemoveAll(home) // empty but for what rpm leaves
 	args := append([]string{"--root", root, "--dbpath", "/var/lib/rpm", "--force-debian", "--nomanifest", "-i"}, files...)
 	cmd := exec.CommandContext(ctx, "rpm", args...)
-	cmd.Env = []string{"HOME=" + home, "PATH=" + systemPath, "LANG=C.UTF-8"}
+	cmd.Env = l.environment("tool", "HOME="+home)
 	out, err := cmd.CombinedOutput()
 	if text := strings.TrimSpace(string(out)); err != nil || strings.Contains(text, "scriptlet failed") {
 		return fmt.Errorf("rpm: %s", text)

@@ -58,16 +58,24 @@ func Up(ctx context.Context, o Options, say func(format string, args ...any)) (*
 		}
 		return nil, err
 	}
-	if err := l.make(ctx, o, say); err != nil {
-		return nil, errors.Join(err, l.remove()) // nothing has run yet, so nothing in it is worth looking at
+	made := l.make(ctx, o, say)
+	err = made
+	if err == nil {
+		err = l.start(ctx, say)
 	}
-	if err := l.start(ctx, say); err != nil {
-		if lerr := sweep(l.ID); lerr != nil {
-			return nil, errors.Join(err, lerr)
+	switch {
+	case err == nil:
+		return l, nil
+	case ctx.Err() != nil:
+		return nil, errors.Join(problem.Errorf(problem.Unavailable, "interrupted; nothing is left of the lab"), sweep(l.ID), l.remove())
+	case made != nil:
+		return nil, errors.Join(err, l.remove()) // nothing has run yet, so nothing in it is worth looking at
+	default:
+		if serr := sweep(l.ID); serr != nil {
+			return nil, errors.Join(err, serr)
 		}
 		return nil, fmt.Errorf("%w\nnothing runs any more; logs are in %s, and patch-lab down --dir %s removes them", err, filepath.Join(l.Dir, "hosts/*/log"), l.Dir)
 	}
-	return l, nil
 }
 
 func (o Options) lab() (*Lab, error) {
@@ -233,7 +241,7 @@ func (l *Lab) startKeeper() error {
 	defer null.Close()
 	p, err := os.StartProcess("/proc/self/exe", []string{"patch-lab", "keeper", "--dir", l.Dir}, &os.ProcAttr{
 		Dir: "/", Files: []*os.File{null, out, out, inherited},
-		Env: []string{"PATH=" + systemPath, markLab + "=" + l.ID, markRole + "=keeper"},
+		Env: l.environment("keeper"),
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {

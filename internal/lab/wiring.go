@@ -49,7 +49,7 @@ func (l *Lab) makeController(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, l.program("sw-patch-controller"), "init", "--config", l.controllerConfig())
-	cmd.Env = []string{"PATH=" + systemPath, "HOME=/root", "LANG=C.UTF-8"}
+	cmd.Env = l.environment("tool", "HOME=/root")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return problem.Errorf(problem.Unavailable, "cannot prepare the controller: %w: %s", err, strings.TrimSpace(string(out)))
 	}
