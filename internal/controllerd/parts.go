@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/starpatch/starpatch/internal/blob"
 	"github.com/starpatch/starpatch/internal/controller"
 	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/internal/feed"
@@ -36,7 +39,7 @@ func (d *Daemon) parts(ctx context.Context) (controller.Parts, time.Duration, er
 	if d.Wrap != nil {
 		state = d.Wrap(st)
 	}
-	blobs, err := newBlobs(cfg.blobDir())
+	blobs, err := blob.Open(cfg.blobDir())
 	if err != nil {
 		return none, 0, err
 	}
@@ -100,4 +103,14 @@ func (r repository) Build(ctx context.Context, g controller.Generation) (control
 	}
 	r.log.Info("generation built", "release", g.Release, "revision", g.Revision, "patches", len(g.Patches), "took", time.Since(start).Round(time.Millisecond))
 	return out, nil
+}
+
+// readBelow reads a file below dir without leaving it.
+func readBelow(dir, path string) (_ []byte, err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return root.ReadFile(filepath.FromSlash(path))
 }
