@@ -1,0 +1,41 @@
+package etcd_test
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/starpatch/starpatch/internal/durable/durabletest"
+)
+
+func TestSoakAPowerCutLosesNothingAcknowledged(t *testing.T) {
+	rounds := 2
+	if *soak {
+		rounds = 50
+	}
+	if *seed == 0 {
+		*seed = time.Now().UnixNano()
+	}
+	t.Logf("-seed %d", *seed)
+	random := rand.New(rand.NewPCG(uint64(*seed), 1))
+	d := durabletest.NewDisk(t)
+	acked := map[int]int{}
+	for round := range rounds {
+		c := start(t, d.Dir, acked)
+		c.read(t, 1+random.IntN(2000))
+		if round%2 == 0 { // the machine stops as a whole; else the disk fails under the running process
+			if err := c.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d.Cut(t)
+		c.kill(t)
+		d.Restore(t)
+		check(t, d.Dir, acked)
+		if left, err := filepath.Glob(filepath.Join(d.Dir, "journal", "*", ".*")); err != nil || len(left) > 0 {
+			t.Errorf("files %v left after a start, %v", left, err)
+		}
+	}
+}
