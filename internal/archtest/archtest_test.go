@@ -27,7 +27,7 @@ var core = []struct {
 	libs []string
 }{
 	{"problem", nil},
-	{"internal/rpm", []string{"github.com/sassoftware/go-rpmutils"}},
+	{"internal/rpm", nil},
 	{"alarm", nil},
 	{"host", nil},
 	{"patch", nil},
