@@ -118,7 +118,7 @@ func newMember(b *testing.B, ca *pki.CA, i int, now time.Time) string {
 		b.Fatal(err)
 	}
 	dir := b.TempDir()
-	if _, err := pki.SaveIdentity(dir, name, ca.Hash(), key, cert.Raw, ca.Certificate().Raw, now); err != nil {
+	if _, err := pki.SaveIdentity(dir, name, "0123456789abcdef", ca.Hash(), key, cert.Raw, ca.Certificate().Raw, now); err != nil {
 		b.Fatal(err)
 	}
 	return dir

@@ -53,7 +53,7 @@ type JoinConfig struct {
 
 // Join makes this host an agent's host: it checks that a controller has the CA that the token names, before anything is
 // sent, asks for a certificate and makes it durable. It may be repeated after any failure; the same token lets the same
-// key in again as long as it is valid. An error of kind unavailable is worth a retry, others need an operator.
+// key in again as long as it is valid. A host that has joined before gets a new identity. An error of kind unavailable is worth a retry, others need an operator.
 func Join(ctx context.Context, cfg JoinConfig) (*pki.Identity, error) {
 	if err := host.CheckName(cfg.Host); err != nil {
 		return nil, err
@@ -77,6 +77,17 @@ func Join(ctx context.Context, cfg JoinConfig) (*pki.Identity, error) {
 		last = err
 	}
 	return nil, last
+}
+
+// NeedsJoin says whether the token asks for a join: the host has no identity yet, or one that was got with another token,
+// which an operator replaced because the certificate had been revoked or had expired.
+func NeedsJoin(dir, token string) (bool, error) {
+	t, err := ParseToken(token)
+	if err != nil {
+		return false, err
+	}
+	joined, err := pki.JoinedWith(dir, t.ID)
+	return !joined, err
 }
 
 func joinAt(ctx context.Context, cfg JoinConfig, controller string, token Token) (*pki.Identity, error) {
@@ -103,7 +114,7 @@ func joinAt(ctx context.Context, cfg JoinConfig, controller string, token Token)
 	if err != nil {
 		return nil, fromStatus(err, controller)
 	}
-	return pki.SaveIdentity(cfg.Dir, cfg.Host, token.CAHash, key, reply.GetCertificate(), reply.GetCa(), time.Now())
+	return pki.SaveIdentity(cfg.Dir, cfg.Host, token.ID, token.CAHash, key, reply.GetCertificate(), reply.GetCa(), time.Now())
 }
 
 // connection is one attempt: calls fail as soon as it cannot be made, and the caller decides when to make the next.

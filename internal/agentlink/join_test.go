@@ -163,6 +163,39 @@ func TestATokenJoinsOneKey(t *testing.T) {
 	})
 }
 
+// A host whose certificate was revoked comes back with a new token; the old one is not asked for again.
+func TestAHostComesBackWithANewToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		s.start()
+		cfg := s.joinConfig("compute-0", t.TempDir())
+		needs := func(token string, want bool) {
+			t.Helper()
+			if got, err := agentlink.NeedsJoin(cfg.Dir, token); err != nil || got != want {
+				t.Errorf("needs to join: %v, %v, want %v", got, err, want)
+			}
+		}
+		needs(cfg.Token, true)
+		if _, err := pki.JoiningKey(cfg.Dir); err != nil {
+			t.Fatal(err)
+		}
+		needs(cfg.Token, true)
+		old, err := agentlink.Join(t.Context(), cfg)
+		must(t, err)
+		needs(cfg.Token, false)
+		s.reg.revoke(pki.Serial(old.Certificate()))
+		cfg.Token = s.token("compute-0")
+		needs(cfg.Token, true)
+		_, err = agentlink.Join(t.Context(), cfg)
+		must(t, err)
+		needs(cfg.Token, false)
+		s.run(cfg.Dir, newHandler())
+		if ss := <-s.ctl.attached; ss.peer.Serial == pki.Serial(old.Certificate()) {
+			t.Error("the revoked certificate was used")
+		}
+	})
+}
+
 // A host that stands between agent and controller learns nothing, not even the token.
 func TestNothingIsSentToAnotherCA(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -69,6 +69,7 @@ func TestReportsProgressAndDesiredCross(t *testing.T) {
 
 		must(t, c.SendReport(report(3)))
 		expect(t, <-ss.heard, report(3))
+		<-h.reportAcked
 
 		d := agentlink.Desired{Epoch: 7, Release: release, Revision: 4, RepomdSHA256: sha, Operation: &agentlink.Operation{ID: "op-1", Kind: "install", Force: true}}
 		ss.desired.Put(d)

@@ -149,7 +149,7 @@ func (s *system) joinedAt(name string, at time.Time) string {
 	cert, err := s.ca.SignAgent(csr, name, at)
 	must(s.t, err)
 	dir := s.t.TempDir()
-	_, err = pki.SaveIdentity(dir, name, s.ca.Hash(), key, cert.Raw, s.ca.Certificate().Raw, at)
+	_, err = pki.SaveIdentity(dir, name, "0123456789abcdef", s.ca.Hash(), key, cert.Raw, s.ca.Certificate().Raw, at)
 	must(s.t, err)
 	return dir
 }
@@ -157,7 +157,7 @@ func (s *system) joinedAt(name string, at time.Time) string {
 // run starts the agent's client; it ends with the test at the latest.
 func (s *system) run(dir string, h *handler) (*agentlink.Client, func()) {
 	s.t.Helper()
-	c, err := agentlink.NewClient(agentlink.ClientConfig{Dir: dir, Controllers: []string{address}, Dial: s.dial, Log: s.log, Rand: rand.New(rand.NewPCG(1, 2))})
+	c, err := agentlink.NewClient(agentlink.ClientConfig{Dir: dir, Controllers: []string{address}, Dial: s.dial, Log: s.log, Rand: rand.New(rand.NewPCG(1, 2)), ReportAcked: func() { h.reportAcked <- struct{}{} }})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -289,17 +289,18 @@ func (s *session) Detach(cause error)                                       { s.
 
 // handler is an agent that passes on all that it hears.
 type handler struct {
-	hello    chan agentlink.Hello // holds the present one
-	welcome  chan agentlink.Welcome
-	desired  chan agentlink.Desired
-	acked    chan string
-	desiring func(agentlink.Desired) error
+	hello       chan agentlink.Hello // holds the present one
+	welcome     chan agentlink.Welcome
+	desired     chan agentlink.Desired
+	acked       chan string
+	reportAcked chan struct{}
+	desiring    func(agentlink.Desired) error
 }
 
 func newHandler() *handler {
 	h := &handler{
 		hello: make(chan agentlink.Hello, 1), welcome: make(chan agentlink.Welcome, 1024),
-		desired: make(chan agentlink.Desired, 1024), acked: make(chan string, 1024),
+		desired: make(chan agentlink.Desired, 1024), acked: make(chan string, 1024), reportAcked: make(chan struct{}, 1024),
 		desiring: func(agentlink.Desired) error { return nil },
 	}
 	h.hello <- agentlink.Hello{Facts: host.Facts{Personality: host.Worker, Release: release, BootID: "boot-1", Agent: "test"}}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/starpatch/starpatch/host"
@@ -20,6 +21,7 @@ import (
 const (
 	agentFile   = "agent.pem"
 	joiningFile = "joining-key.pem"
+	tokenFile   = "joined-with"
 )
 
 // Identity is what an agent has after joining: its key, its certificate and the CA that it trusts. It does not change;
@@ -87,6 +89,24 @@ func JoiningKey(dir string) (*ecdsa.PrivateKey, error) {
 	return key, writeFile(dir, joiningFile, text, 0o600)
 }
 
+// JoinedWith says whether dir holds an identity that was got, completely, with the token of this id.
+func JoinedWith(dir, token string) (bool, error) {
+	if _, err := os.Stat(filepath.Join(dir, joiningFile)); !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, agentFile)); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, tokenFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return strings.TrimSpace(string(text)) == token, err
+}
+
 // NewKey makes an agent's key.
 func NewKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
@@ -122,8 +142,9 @@ func Pinned(hash, serverName string) *tls.Config {
 // ErrOtherCA is what [Pinned] fails with when the controller's CA is not the one in the token.
 var ErrOtherCA error = &problem.Error{Kind: problem.Forbidden, Msg: "the controller's certificate authority is not the one that the join token names; the token is for another system, or something stands between this host and the controller"}
 
-// SaveIdentity checks that the controller's reply fits the key, the name and the CA hash (hexadecimal), and makes it durable.
-func SaveIdentity(dir, name, hash string, key *ecdsa.PrivateKey, certDER, caDER []byte, now time.Time) (*Identity, error) {
+// SaveIdentity checks that the controller's reply fits the key, the name and the CA hash (hexadecimal), and makes it
+// durable, together with the id of the token that was used. It takes the place of an earlier identity.
+func SaveIdentity(dir, name, token, hash string, key *ecdsa.PrivateKey, certDER, caDER []byte, now time.Time) (*Identity, error) {
 	ca, err := x509.ParseCertificate(caDER)
 	if err != nil {
 		return nil, problem.Errorf(problem.Invalid, "the controller's reply holds no readable CA certificate: %v", err)
@@ -142,6 +163,10 @@ func SaveIdentity(dir, name, hash string, key *ecdsa.PrivateKey, certDER, caDER 
 	if err != nil {
 		return nil, err
 	}
+	if err := writeFile(dir, tokenFile, []byte(token+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	// Last of all: as long as the key is there, a join is under way.
 	if err := durable.Remove(filepath.Join(dir, joiningFile)); err != nil {
 		return nil, err
 	}

@@ -202,7 +202,7 @@ func agent(t *testing.T, ca *pki.CA, name string) *pki.Identity {
 	dir, now := t.TempDir(), time.Now()
 	key := must[*ecdsa.PrivateKey](t)(pki.JoiningKey(dir))
 	cert := must[*x509.Certificate](t)(ca.SignAgent(must[[]byte](t)(pki.Request(key, name)), name, now))
-	return must[*pki.Identity](t)(pki.SaveIdentity(dir, name, ca.Hash(), key, cert.Raw, ca.Certificate().Raw, now))
+	return must[*pki.Identity](t)(pki.SaveIdentity(dir, name, "token", ca.Hash(), key, cert.Raw, ca.Certificate().Raw, now))
 }
 
 func TestTheJoiningKeyStaysUntilTheCertificateIsThere(t *testing.T) {
@@ -214,20 +214,20 @@ func TestTheJoiningKeyStaysUntilTheCertificateIsThere(t *testing.T) {
 		t.Error("the key changed between two tries")
 	}
 	cert := must[*x509.Certificate](t)(ca.SignAgent(must[[]byte](t)(pki.Request(one, "compute-0")), "compute-0", time.Now()))
-	_, err := pki.SaveIdentity(dir, "compute-1", ca.Hash(), one, cert.Raw, ca.Certificate().Raw, time.Now())
+	_, err := pki.SaveIdentity(dir, "compute-1", "token", ca.Hash(), one, cert.Raw, ca.Certificate().Raw, time.Now())
 	wantProblem(t, err, problem.Invalid, "for another key or host")
-	_, err = pki.SaveIdentity(dir, "compute-0", strings.Repeat("0", 64), one, cert.Raw, ca.Certificate().Raw, time.Now())
+	_, err = pki.SaveIdentity(dir, "compute-0", "token", strings.Repeat("0", 64), one, cert.Raw, ca.Certificate().Raw, time.Now())
 	if err != pki.ErrOtherCA {
 		t.Errorf("another CA: %v", err)
 	}
-	_, err = pki.SaveIdentity(dir, "compute-0", ca.Hash(), one, cert.Raw, ca.Certificate().Raw, time.Now().Add(-24*time.Hour))
+	_, err = pki.SaveIdentity(dir, "compute-0", "token", ca.Hash(), one, cert.Raw, ca.Certificate().Raw, time.Now().Add(-24*time.Hour))
 	wantProblem(t, err, problem.Invalid, "compare the clocks")
-	must[*pki.Identity](t)(pki.SaveIdentity(dir, "compute-0", ca.Hash(), one, cert.Raw, ca.Certificate().Raw, time.Now()))
+	must[*pki.Identity](t)(pki.SaveIdentity(dir, "compute-0", "token", ca.Hash(), one, cert.Raw, ca.Certificate().Raw, time.Now()))
 	var left []string
 	for _, e := range must[[]os.DirEntry](t)(os.ReadDir(dir)) {
 		left = append(left, e.Name())
 	}
-	if diff := cmp.Diff(left, []string{"agent.pem", "ca.pem"}); diff != "" {
+	if diff := cmp.Diff(left, []string{"agent.pem", "ca.pem", "joined-with"}); diff != "" {
 		t.Error(diff)
 	}
 }
