@@ -129,16 +129,22 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// connect returns this host's end of the link; a host that has not joined joins first.
+// connect returns this host's end of the link; a host that has not joined joins first, and so does one that an operator
+// gave another token because its certificate had been revoked or had expired.
 func connect(ctx context.Context, cfg fileConfig, log *slog.Logger, acked func()) (*agentlink.Client, error) {
 	client := func() (*agentlink.Client, error) {
 		return agentlink.NewClient(agentlink.ClientConfig{Dir: cfg.identityDir(), Controllers: cfg.Controllers, Dial: cfg.dialer(), Log: log, ReportAcked: acked})
 	}
 	link, err := client()
-	if problem.KindOf(err) != problem.NotFound {
-		return link, err
+	if err != nil && problem.KindOf(err) != problem.NotFound {
+		return nil, err
 	}
 	token, err := cfg.token()
+	if link != nil {
+		if again, e := agentlink.NeedsJoin(cfg.identityDir(), token); err != nil || e != nil || !again {
+			return link, nil // the token is gone, as it may be, or was used
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +155,10 @@ func connect(ctx context.Context, cfg fileConfig, log *slog.Logger, acked func()
 			return client()
 		}
 		if problem.KindOf(err) != problem.Unavailable {
+			if link != nil {
+				log.Warn("cannot join again; going on with the present certificate", "err", err)
+				return link, nil
+			}
 			return nil, err
 		}
 		if err.Error() != said {
