@@ -105,7 +105,11 @@ func upCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Printf("%d hosts are up, release %s; for the command lines: eval \"$(patch-lab env --dir %s)\"\n", len(l.Hosts), lab.Release, l.Dir)
+		hosts := "hosts are"
+		if len(l.Hosts) == 1 {
+			hosts = "host is"
+		}
+		_, err = fmt.Printf("%d %s up, release %s; for the command lines: eval \"$(patch-lab env --dir %s)\"\n", len(l.Hosts), hosts, lab.Release, l.Dir)
 		return err
 	}
 	return c
