@@ -29,7 +29,7 @@ soak: ## the long proofs; SEED=N repeats a run
 	@scripts/need-root soak
 	@scripts/deps
 	@$(MAKE) -s build
-	go test -timeout 3h -v -run Soak ./... -args -soak $(if $(SEED),-seed $(SEED))
+	STARPATCH_SOAK=1 STARPATCH_SEED=$(SEED) go test -timeout 3h -v -run Soak ./...
 
 lint: ## vet, the fixes go itself suggests, staticcheck
 	go vet ./...

@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,8 +13,6 @@ import (
 )
 
 const scriptLimit = 2 * time.Second
-
-func slicesSort(s []string) { slices.Sort(s) }
 
 var inService = agentlink.Operation{ID: "op1", InServiceOnly: true}
 
@@ -189,7 +186,7 @@ func TestAnUnlockedHostRejectsUntilItIsLocked(t *testing.T) {
 		t.Error("the host is not locked")
 	}
 	w.remove("run/.node_locked")
-	for e := w.next(); !e.facts; e = w.next() {
+	for e := w.next(); !e.Facts; e = w.next() {
 	}
 	if p, r := w.install(d, agentlink.Operation{ID: "op2", Force: true}); p.State != api.OperationDone || !r.RequiresReboot {
 		t.Errorf("with force: %+v, %+v", p, r)
@@ -304,8 +301,8 @@ func TestDesiredStateSurvivesAndOldEpochsAreRefused(t *testing.T) {
 	w.stop()
 	close(w.link.events)
 	for e := range w.link.events {
-		if e.progress != nil {
-			t.Errorf("an acknowledged operation was told or done again: %+v", e.progress)
+		if e.Progress != nil {
+			t.Errorf("an acknowledged operation was told or done again: %+v", e.Progress)
 		}
 	}
 }

@@ -181,14 +181,31 @@ func (in *install) prepare(ctx context.Context) error {
 	return nil
 }
 
-// packages brings the installed set to the plan and proves it.
+// maxAttempts is how often a transaction that somebody keeps killing is begun.
+const maxAttempts = 5
+
+// packages brings the installed set to the plan and proves it. A transaction that was killed is mended and repeated.
 func (in *install) packages(ctx context.Context) error {
-	a := in.a
-	g, err := a.fetch.load(ctx, in.j.Desired, in.at, in.group)
+	g, err := in.a.fetch.load(ctx, in.j.Desired, in.at, in.group)
 	if err != nil {
 		return err
 	}
 	in.gen = g
+	for attempt := 1; ; attempt++ {
+		err := in.attempt(ctx)
+		if !errors.Is(err, installer.ErrInterrupted) || attempt == maxAttempts || ctx.Err() != nil {
+			return err
+		}
+		in.a.log.Warn("a package tool was interrupted", "operation", in.j.Operation, "phase", in.j.Phase, "err", err)
+		if err := in.mend(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// attempt is one way from what is installed to the plan.
+func (in *install) attempt(ctx context.Context) error {
+	a := in.a
 	list, err := in.installed(ctx)
 	if err != nil {
 		return err
@@ -359,13 +376,11 @@ func (a *Agent) ended(ctx context.Context, in *install, failure error) error {
 	)
 }
 
-// recover waits until nothing of a predecessor runs any more, and brings a transaction that had begun to its end with the
-// files that it used: packages that are in the database twice get one version again, and scriptlets that were cut short
-// run again. This needs no controller. What is still to be done after that is found by the plan.
+// recover waits until nothing of a predecessor runs any more, and mends what it left. This needs no controller.
 func (in *install) recover(ctx context.Context) error {
 	a := in.a
 	if t := in.j.Tool; t != nil {
-		a.log.Info("waiting for a program that was left running", "operation", in.j.Operation, "pid", t.PID)
+		a.log.Info("waiting for a program that may have been left running", "operation", in.j.Operation, "pid", t.PID)
 		if err := t.Outlive(ctx, a.cfg.OrphanLimit, toolGrace); err != nil {
 			return fmt.Errorf("cannot wait for process %d of the interrupted operation: %w", t.PID, err)
 		}
@@ -373,45 +388,62 @@ func (in *install) recover(ctx context.Context) error {
 	if err := a.tree.makeScriptDirs(); err != nil {
 		return err
 	}
-	files, err := a.tools.Kept()
-	if err != nil {
-		return err
-	}
-	own, err := filepath.Glob(filepath.Join(a.fetch.dir, "*.rpm"))
-	if err != nil {
-		return err
-	}
+	in.say("resumed after an interruption\n")
+	return in.mend(ctx)
+}
+
+// mend brings a transaction that had begun to its end with the files that it used: packages that are in the database
+// twice get one version again, and scriptlets that were cut short run again. Whatever is still to be done after that is
+// found by the plan.
+func (in *install) mend(ctx context.Context) error {
+	a := in.a
+	var files []string
+	var err error
 	switch in.j.Phase {
 	case phaseRepair:
-		files = own
+		files, err = filepath.Glob(filepath.Join(a.fetch.dir, "*.rpm"))
 	case phaseInstall:
-	default:
+		files, err = a.tools.Kept()
+	default: // a removal is simply done again
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	swept, err := a.tools.Sweep(ctx, files)
 	if err != nil {
 		return err
 	}
+	if swept > 0 {
+		in.say("removed %d files that unpacking had left\n", swept)
+	}
 	list, err := in.installed(ctx)
 	if err != nil {
 		return err
 	}
-	in.say("resumed after an interruption; %d leftover files removed\n", swept)
-	if digest(list) == in.j.Before && in.j.Phase != phaseRepair {
+	if in.j.Phase == phaseInstall && digest(list) == in.j.Before {
 		return nil // nothing had been changed
 	}
 	in.j.Repaired = true
 	if err := in.save(); err != nil {
 		return err
 	}
-	a.log.Info("repairing an interrupted transaction", "operation", in.j.Operation, "packages", len(files))
-	res, err := a.tools.Repair(ctx, files, in.started)
-	in.tools += res.Took
-	in.output = append(in.output, res.Output...)
-	if err != nil && ctx.Err() == nil {
-		// The rest is tried all the same, so that as little as possible is left half-done.
-		in.say("the interrupted transaction could not be repeated: %v\n", err)
+	for attempt := 1; ; attempt++ {
+		a.log.Info("repeating an interrupted transaction", "operation", in.j.Operation, "packages", len(files))
+		res, err := a.tools.Repair(ctx, files, in.started)
+		in.tools += res.Took
+		in.output = append(in.output, res.Output...)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		in.repairFailed = err
+		if !errors.Is(err, installer.ErrInterrupted) || attempt == maxAttempts {
+			break
+		}
 	}
-	return ctx.Err()
+	if in.repairFailed != nil {
+		// The rest is tried all the same, so that as little as possible is left half-done.
+		in.say("the interrupted transaction could not be repeated: %v\n", in.repairFailed)
+	}
+	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,6 +53,7 @@ type world struct {
 	link   *link
 	cancel context.CancelFunc
 	ended  chan error
+	child  *child // the agent in a process of its own, which can be killed
 }
 
 // link is an agent.Link: events in order, nothing lost.
@@ -60,18 +62,18 @@ type link struct {
 }
 
 type event struct {
-	facts    bool
-	report   *host.Report
-	progress *agentlink.Progress
+	Facts    bool
+	Report   *host.Report
+	Progress *agentlink.Progress
 }
 
-func (l *link) FactsChanged() { l.events <- event{facts: true} }
+func (l *link) FactsChanged() { l.events <- event{Facts: true} }
 func (l *link) SendReport(r host.Report) error {
-	l.events <- event{report: &r}
+	l.events <- event{Report: &r}
 	return nil
 }
 func (l *link) SendProgress(p agentlink.Progress) error {
-	l.events <- event{progress: &p}
+	l.events <- event{Progress: &p}
 	return nil
 }
 
@@ -158,6 +160,10 @@ func (w *world) start() {
 // stop ends the agent in an orderly way.
 func (w *world) stop() {
 	w.t.Helper()
+	if w.child != nil {
+		w.child.kill(w.t)
+		w.child = nil
+	}
 	if w.cancel == nil {
 		return
 	}
@@ -198,6 +204,16 @@ func (w *world) publish(group []string, specs ...rpmmake.Spec) agentlink.Desired
 	return agentlink.Desired{Epoch: w.epoch, Release: "19.09", Revision: w.rev, RepomdSHA256: hex.EncodeToString(sum[:])}
 }
 
+// give tells the agent what a controller wants.
+func (w *world) give(d agentlink.Desired) {
+	w.t.Helper()
+	if w.child != nil {
+		w.child.send(w.t, message{Desired: &d})
+		return
+	}
+	w.must(w.agent.Desired(w.t.Context(), d))
+}
+
 // desire gives the agent a desired state, with an operation if there is one.
 func (w *world) desire(d agentlink.Desired, op *agentlink.Operation) {
 	w.t.Helper()
@@ -205,7 +221,7 @@ func (w *world) desire(d agentlink.Desired, op *agentlink.Operation) {
 		w.epoch++
 		d.Epoch, d.Operation = w.epoch, op
 	}
-	w.must(w.agent.Desired(w.t.Context(), d))
+	w.give(d)
 }
 
 // install has the agent install and returns how that ended and the last report before it.
@@ -222,10 +238,10 @@ func (w *world) end(operation string) (agentlink.Progress, host.Report) {
 	var last host.Report
 	for {
 		e := w.next()
-		if e.report != nil {
-			last = *e.report
+		if e.Report != nil {
+			last = *e.Report
 		}
-		if p := e.progress; p != nil && p.Operation == operation && p.Final() {
+		if p := e.Progress; p != nil && p.Operation == operation && p.Final() {
 			return *p, last
 		}
 	}
@@ -235,8 +251,8 @@ func (w *world) end(operation string) (agentlink.Progress, host.Report) {
 func (w *world) reported(cond func(host.Report) bool) host.Report {
 	w.t.Helper()
 	for {
-		if e := w.next(); e.report != nil && cond(*e.report) {
-			return *e.report
+		if e := w.next(); e.Report != nil && cond(*e.Report) {
+			return *e.Report
 		}
 	}
 }
@@ -262,6 +278,6 @@ func (w *world) packages() string {
 			out = append(out, f)
 		}
 	}
-	slicesSort(out)
+	slices.Sort(out)
 	return strings.Join(out, " ")
 }

@@ -4,6 +4,7 @@ package installer
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/starpatch/starpatch/internal/process"
@@ -12,6 +13,10 @@ import (
 
 // MaxOutput is how much of a tool's output a [Result] keeps, from its end, in bytes.
 const MaxOutput = 32 << 10
+
+// ErrInterrupted is the cause when somebody ended a package tool: its transaction may be half-done, and nothing is wrong
+// with the packages, so it can be repeated.
+var ErrInterrupted = errors.New("the package tool was interrupted")
 
 // Source is where packages come from: the repositories of one generation, reached with the host's own certificate.
 type Source struct {

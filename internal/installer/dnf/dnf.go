@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/starpatch/starpatch/internal/durable"
@@ -259,6 +260,8 @@ func (d *Driver) transaction(ctx context.Context, what string, started installer
 	}
 	tool := filepath.Base(program)
 	switch {
+	case interrupted(exit):
+		return res, problem.Errorf(problem.Unavailable, "cannot %s packages: %s: %s: %w", what, tool, exit, installer.ErrInterrupted)
 	case !exit.OK() && len(said.errors) > 0:
 		return res, problem.Errorf(problem.Unavailable, "cannot %s packages: %s: %s", what, tool, strings.Join(said.errors, "; "))
 	case !exit.OK():
@@ -267,6 +270,16 @@ func (d *Driver) transaction(ctx context.Context, what string, started installer
 		return res, problem.Errorf(problem.Unavailable, "a scriptlet failed: %s", strings.Join(said.scriptlets, "; "))
 	}
 	return res, nil
+}
+
+// interrupted says that a tool ended because somebody wanted it to: by a signal, or, as these tools do, with the exit code
+// that shells give to signals.
+func interrupted(exit process.Exit) bool {
+	switch exit.Code {
+	case 128 + int(syscall.SIGHUP), 128 + int(syscall.SIGINT), 128 + int(syscall.SIGTERM), 128 + int(syscall.SIGKILL):
+		return !exit.TimedOut
+	}
+	return exit.Signal != 0 && !exit.TimedOut
 }
 
 // Kept implements [installer.Tools].
