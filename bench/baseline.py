@@ -3,6 +3,7 @@
 
 baseline.py build ID RELEASE KEY OUT RPM...   make OUT/ID.patch, signed with the private key KEY
 baseline.py read FILE PUBLIC DIR              verify FILE with the public key and unpack its packages into DIR
+baseline.py upload FILE PUBLIC DIR            send FILE over HTTP to a server that does what read does; print the seconds
 baseline.py measure COMMAND...                run any command; print its seconds and its peak memory in bytes
 
 The format is that of docs/format.md. RSA is left to openssl, which costs milliseconds.
@@ -10,6 +11,8 @@ The format is that of docs/format.md. RSA is left to openssl, which costs millis
 
 import gzip
 import hashlib
+import http.client
+import http.server
 import os
 import resource
 import shutil
@@ -114,6 +117,44 @@ def read(path, public, out):
             os.stat(os.path.join(out, name))
 
 
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Takes a patch as the body of a POST, buffers it as a file, reads it and keeps its packages."""
+
+    public = out = ""
+
+    def do_POST(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            buffer, left = os.path.join(scratch, "upload.patch"), int(self.headers["Content-Length"])
+            with open(buffer, "wb") as f:
+                while left:
+                    block = self.rfile.read(min(left, CHUNK))
+                    f.write(block)
+                    left -= len(block)
+            read(buffer, self.public, self.out)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def upload(path, public, out):
+    Receiver.public, Receiver.out = public, out
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    child = os.fork()
+    if child == 0:
+        server.handle_request()
+        os._exit(0)
+    start = time.monotonic()
+    client = http.client.HTTPConnection(*server.server_address)
+    with open(path, "rb") as f:
+        client.request("POST", "/", f, {"Content-Length": str(os.path.getsize(path))})
+    if client.getresponse().status != 204:
+        sys.exit("the upload failed")
+    print(time.monotonic() - start)
+    os.waitpid(child, 0)
+
+
 def measure(*command):
     start = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -121,4 +162,4 @@ def measure(*command):
 
 
 if __name__ == "__main__":
-    {"build": build, "read": read, "measure": measure}[sys.argv[1]](*sys.argv[2:])
+    {"build": build, "read": read, "upload": upload, "measure": measure}[sys.argv[1]](*sys.argv[2:])

@@ -43,7 +43,7 @@ type Client struct {
 // New returns a client of the controller at base, like http://127.0.0.1:5487. A nil hc means plain defaults.
 func New(base string, hc *http.Client) *Client {
 	if hc == nil {
-		hc = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: connectTimeout}).DialContext, DisableCompression: true}}
+		hc = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: connectTimeout}).DialContext, DisableCompression: true, WriteBufferSize: uploadBuffer}}
 	}
 	return &Client{base: strings.TrimSuffix(base, "/"), http: hc}
 }
@@ -52,6 +52,7 @@ func New(base string, hc *http.Client) *Client {
 func Unix(path string) *Client {
 	return New("http://controller", &http.Client{Transport: &http.Transport{
 		DisableCompression: true,
+		WriteBufferSize:    uploadBuffer,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "unix", path)
 		},

@@ -79,12 +79,15 @@ func (c *Client) Upload(ctx context.Context, filename string, body io.Reader, pr
 // errUploadEnded stops the writer of a form whose answer has come.
 var errUploadEnded = io.ErrClosedPipe
 
+// uploadBuffer is how many bytes of a file go out at a time.
+const uploadBuffer = 256 << 10
+
 func writeForm(form *multipart.Writer, filename string, body io.Reader) error {
 	part, err := form.CreateFormFile("file", filename)
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(part, body); err != nil {
+	if _, err := io.CopyBuffer(part, struct{ io.Reader }{body}, make([]byte, uploadBuffer)); err != nil {
 		return err
 	}
 	return form.Close()

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net/http"
@@ -24,6 +25,7 @@ func (s *Server) upload(c *call) (reply, error) {
 	if s.MaxUpload > 0 {
 		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, s.MaxUpload)
 	}
+	c.r.Body = buffered{bufio.NewReaderSize(c.r.Body, uploadBuffer), c.r.Body}
 	form, err := c.r.MultipartReader()
 	if err != nil {
 		return reply{}, noFile(err)
@@ -42,6 +44,16 @@ func (s *Server) upload(c *call) (reply, error) {
 		}
 		return said(m, err)
 	}
+}
+
+// uploadBuffer is how many bytes of an upload are read from the connection at a time. The reader of forms alone asks for 4 KiB,
+// which costs more than all hashes together.
+const uploadBuffer = 256 << 10
+
+// buffered is a body that is read in large pieces.
+type buffered struct {
+	io.Reader
+	io.Closer
 }
 
 func noFile(err error) error {
