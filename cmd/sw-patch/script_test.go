@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +56,7 @@ func withProgram(m *testing.M) int {
 //	host NAME ends                            ends it
 //	host NAME leaves                          its agent ends
 //	stop, restart                             of the controller
+//	bigfile NAME MIB                          makes a file that long, of zeros
 //	cmpsocket stdout|stderr FILE              cmp, with SOCKET in the file for the controller's socket
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -68,6 +71,7 @@ func TestScripts(t *testing.T) {
 				ts.Check(of(ts).start())
 			},
 			"cmpsocket": cmpSocket,
+			"bigfile":   bigFile,
 		},
 	})
 }
@@ -115,6 +119,17 @@ func unprivileged(ts *testscript.TestScript, neg bool, args []string) {
 	if (code != 0) != neg {
 		ts.Fatalf("exit code %d", code)
 	}
+}
+
+func bigFile(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: bigfile NAME MIB")
+	}
+	mib, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(errors.Join(f.Truncate(mib<<20), f.Close()))
 }
 
 func cmpSocket(ts *testscript.TestScript, _ bool, args []string) {
