@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -21,12 +22,39 @@ import (
 )
 
 // The tests run patch-lab as an operator does: this test binary, called patch-lab, is it. Hosts are bare, so that only
-// the lab itself is tested; the agent and the controller on top of it are e2e's.
+// the lab itself is tested; the agent and the controller on top of it are e2e's. All run at once: labs do not disturb
+// each other.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "patch-lab" {
 		os.Exit(run())
 	}
-	os.Exit(m.Run())
+	code, err := withService(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// binVar names the environment variable with the folder that holds the program of the lab's service.
+const binVar = "PATCH_LAB_TEST_BIN"
+
+// withService builds the program that the hosts' packages carry, once for all tests.
+func withService(m *testing.M) (code int, err error) {
+	bin, err := os.MkdirTemp("", "lab-bin")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(bin)) }()
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/starpatch/starpatch/cmd/lab-service")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	if err := os.Setenv(binVar, bin); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
 }
 
 // hang bounds a command that would otherwise hang a test for ever.
@@ -37,24 +65,12 @@ type cluster struct {
 	dir, bin string
 }
 
-// service builds the program of the lab's service, which the hosts' packages carry.
-func service(t *testing.T) string {
-	t.Helper()
-	bin := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/starpatch/starpatch/cmd/lab-service")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return bin
-}
-
-func newCluster(t *testing.T, bin string) *cluster {
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("hosts need root")
 	}
-	return &cluster{t: t, dir: filepath.Join(t.TempDir(), "lab"), bin: bin}
+	return &cluster{t: t, dir: filepath.Join(t.TempDir(), "lab"), bin: os.Getenv(binVar)}
 }
 
 // up starts a lab, and takes it down when the test ends.
@@ -263,7 +279,8 @@ func rpm(t *testing.T, root string, args ...string) string {
 }
 
 func TestALabIsRealHostsAndLeavesNothing(t *testing.T) {
-	c := newCluster(t, service(t))
+	t.Parallel()
+	c := newCluster(t)
 	c.up("--topology", "1+1+1")
 	f := c.read()
 
@@ -353,7 +370,8 @@ func TestALabIsRealHostsAndLeavesNothing(t *testing.T) {
 }
 
 func TestOnlyANewProcessTellsANewVersion(t *testing.T) {
-	c := newCluster(t, service(t))
+	t.Parallel()
+	c := newCluster(t)
 	c.up("--topology", "1+0")
 	root := filepath.Join(c.dir, "hosts/controller-0/root")
 	address := c.read().address("controller-0")
@@ -392,9 +410,10 @@ func TestOnlyANewProcessTellsANewVersion(t *testing.T) {
 }
 
 func TestKillsLeaveNothingBehind(t *testing.T) {
-	bin := service(t)
+	t.Parallel()
 	t.Run("a host whose init is killed starts again", func(t *testing.T) {
-		c := newCluster(t, bin)
+		t.Parallel()
+		c := newCluster(t)
 		c.up("--topology", "1+0")
 		before, id := c.bootID("controller-0"), c.read().ID
 		kill(t, processes(t, id, "init")...)
@@ -405,7 +424,8 @@ func TestKillsLeaveNothingBehind(t *testing.T) {
 		c.nothingLeft(id)
 	})
 	t.Run("the hosts end with their keeper, and down cleans up", func(t *testing.T) {
-		c := newCluster(t, bin)
+		t.Parallel()
+		c := newCluster(t)
 		c.up("--topology", "1+1")
 		id := c.read().ID
 		var inits []int
@@ -429,7 +449,8 @@ func TestKillsLeaveNothingBehind(t *testing.T) {
 		c.nothingLeft(id)
 	})
 	t.Run("a lab whose folder was deleted can be taken down", func(t *testing.T) {
-		c := newCluster(t, bin)
+		t.Parallel()
+		c := newCluster(t)
 		c.up("--topology", "1+0")
 		id := c.read().ID
 		if err := os.RemoveAll(c.dir); err != nil {
@@ -442,7 +463,8 @@ func TestKillsLeaveNothingBehind(t *testing.T) {
 }
 
 func TestAnInterruptedUpLeavesNothing(t *testing.T) {
-	c := newCluster(t, service(t))
+	t.Parallel()
+	c := newCluster(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -467,8 +489,8 @@ func TestAnInterruptedUpLeavesNothing(t *testing.T) {
 }
 
 func TestTwoLabsDoNotDisturbEachOther(t *testing.T) {
-	bin := service(t)
-	a, b := newCluster(t, bin), newCluster(t, bin)
+	t.Parallel()
+	a, b := newCluster(t), newCluster(t)
 	a.up("--topology", "1+0")
 	b.up("--topology", "1+0")
 	fa, fb := a.read(), b.read()
@@ -487,7 +509,8 @@ func TestTwoLabsDoNotDisturbEachOther(t *testing.T) {
 }
 
 func TestHostsWithTheirOwnNetworkReachEachOtherOnly(t *testing.T) {
-	c := newCluster(t, service(t))
+	t.Parallel()
+	c := newCluster(t)
 	links := func() string {
 		out, err := exec.CommandContext(t.Context(), "ip", "-o", "link").Output()
 		if err != nil {
@@ -512,11 +535,9 @@ func TestHostsWithTheirOwnNetworkReachEachOtherOnly(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "lab-service"), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	c := newCluster(t, bin)
+	t.Parallel()
+	c := newCluster(t)
+	bin := c.bin
 	empty, twice := t.TempDir(), t.TempDir()
 	for _, name := range []string{"a-1-1.noarch.rpm", "a-2-1.noarch.rpm"} {
 		if err := os.WriteFile(filepath.Join(twice, name), nil, 0o644); err != nil {
