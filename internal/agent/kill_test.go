@@ -311,24 +311,19 @@ func TestSoakKills(t *testing.T) {
 	kills(t, 50)
 }
 
+// atGate makes a package wait in its %post.
+func atGate(s *rpmmake.Spec) { s.Scripts.Post = installertest.GateScript + "echo ran >> /opt/posts\n" }
+
 // TestAReplacedAgentWaitsForThePackageTool kills the agent while a %post waits, and lets the %post go on only when the
 // next agent is there.
 func TestAReplacedAgentWaitsForThePackageTool(t *testing.T) {
 	w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
-	mkfifo(t, w.root+"/opt/pipe")
+	gate := installertest.NewGate(t, w.root)
 	w.startChild()
-	wait := func(s *rpmmake.Spec) {
-		s.Scripts.Post = "[ ! -e /opt/pipe ] || { echo > /opt/pipe; read x < /opt/pipe; }; echo ran >> /opt/posts"
-	}
-	d := w.publish(nil, pkg("a", "2-1", wait), pkg("b", "2-1"))
+	d := w.publish(nil, pkg("a", "2-1", atGate), pkg("b", "2-1"))
 	op := agentlink.Operation{ID: "op1", Kind: "install", InServiceOnly: true}
 	w.desire(d, &op)
-	f, err := os.Open(w.root + "/opt/pipe")
-	w.must(err)
-	defer f.Close()
-	if _, err := f.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	gate.Reached()
 	w.child.kill(t)
 	if tool := w.tool(); tool == 0 || syscall.Kill(tool, 0) != nil {
 		t.Fatalf("the package tool %d is not running any more", tool)
@@ -338,13 +333,7 @@ func TestAReplacedAgentWaitsForThePackageTool(t *testing.T) {
 	w.give(d)
 	for e := w.next(); e.Progress == nil || e.Progress.State != api.OperationRunning; e = w.next() {
 	}
-	pipe, err := os.OpenFile(w.root+"/opt/pipe", os.O_RDWR, 0)
-	w.must(err)
-	defer pipe.Close()
-	w.remove("opt/pipe")
-	if _, err := pipe.WriteString("\n"); err != nil {
-		t.Fatal(err)
-	}
+	gate.Open()
 	p, r := w.end("op1")
 	if p.State != api.OperationDone || !r.Current() {
 		t.Errorf("got %+v, %+v", p, r)
@@ -357,33 +346,49 @@ func TestAReplacedAgentWaitsForThePackageTool(t *testing.T) {
 // TestATransactionThatIsKilledIsRepeated is the same for the package tool, with the agent alive.
 func TestATransactionThatIsKilledIsRepeated(t *testing.T) {
 	w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
-	mkfifo(t, w.root+"/opt/pipe")
+	gate := installertest.NewGate(t, w.root)
 	w.start()
-	wait := func(s *rpmmake.Spec) {
-		s.Scripts.Post = "[ ! -e /opt/pipe ] || { echo > /opt/pipe; read x < /opt/pipe; }; echo ran >> /opt/posts"
-	}
 	op := agentlink.Operation{ID: "op1", Kind: "install", InServiceOnly: true}
-	w.desire(w.publish(nil, pkg("a", "2-1", wait), pkg("b", "2-1", wait)), &op)
-	f, err := os.OpenFile(w.root+"/opt/pipe", os.O_RDWR, 0)
-	w.must(err)
-	defer f.Close()
-	if _, err := f.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	w.desire(w.publish(nil, pkg("a", "2-1", atGate), pkg("b", "2-1", atGate)), &op)
+	gate.Reached()
 	w.must(syscall.Kill(w.tool(), syscall.SIGKILL))
-	w.remove("opt/pipe")
-	if _, err := f.WriteString("\n"); err != nil {
-		t.Fatal(err)
-	}
+	gate.Open()
 	p, r := w.end("op1")
-	if p.State != api.OperationDone || !r.Current() || !strings.Contains(string(p.Output), "killed") && len(w.read("opt/posts")) < 3*len("ran\n") {
+	if p.State != api.OperationDone || !r.Current() {
 		t.Errorf("got %+v, %+v", p, r)
+	}
+	if got := w.read("opt/posts"); got != "ran\nran\nran\n" {
+		t.Errorf("%%post ran: %q; want the one that was cut off and then those of both packages", got)
 	}
 	if got := w.packages(); got != "a-2-1 b-2-1" {
 		t.Errorf("installed %q", got)
 	}
 	if out := installertest.RPM(t, w.root, "-Va"); out != "" {
 		t.Errorf("rpm -Va: %s", out)
+	}
+}
+
+// TestStoppingInTheMiddle asks the agent to end while a %post waits: the transaction is finished first, and the next agent
+// ends the operation.
+func TestStoppingInTheMiddle(t *testing.T) {
+	w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
+	gate := installertest.NewGate(t, w.root)
+	w.start()
+	op := agentlink.Operation{ID: "op1", Kind: "install", InServiceOnly: true}
+	w.desire(w.publish(nil, pkg("a", "2-1", atGate), pkg("b", "2-1", script("touch /opt/ran"))), &op)
+	gate.Reached()
+	w.cancel()
+	gate.Open()
+	w.stop()
+	if got := w.packages(); got != "a-2-1 b-2-1" {
+		t.Errorf("after the stop %q is installed; the transaction was not finished", got)
+	}
+	if w.exists("opt/ran") {
+		t.Error("the stopped agent ran a script")
+	}
+	w.start()
+	if p, r := w.end("op1"); p.State != api.OperationDone || !r.Current() || r.RequiresReboot || !w.exists("opt/ran") {
+		t.Errorf("got %+v, %+v", p, r)
 	}
 }
 

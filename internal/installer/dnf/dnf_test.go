@@ -171,31 +171,18 @@ func TestScriptletsSeeACleanEnvironment(t *testing.T) {
 func TestKilledTransactionIsRepaired(t *testing.T) {
 	old := []rpmmake.Spec{pkg("a", "1-1"), pkg("b", "1-1"), pkg("c", "1-1")}
 	root := installertest.Root(t, old...)
-	pipe := filepath.Join(root, "opt/pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	gate := installertest.NewGate(t, root)
 	d := driver(t, root)
-	wait := post("if [ -e /opt/pipe ]; then echo > /opt/pipe; read x < /opt/pipe; fi")
+	wait := post(installertest.GateScript)
 	updates := []rpmmake.Spec{pkg("a", "2-1", wait), pkg("b", "2-1", wait), pkg("c", "2-1", wait)}
 	ids := make(chan process.ID, 2)
-	go func() { // the first %post says that it runs: kill dnf, then let the scriptlet end
+	go func() { // kill dnf while a %post runs, then let that end
 		id := <-ids
-		f, err := os.Open(pipe)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer f.Close()
-		if _, err := f.Read(make([]byte, 1)); err != nil {
-			t.Error(err)
-		}
+		gate.Reached()
 		if err := syscall.Kill(id.PID, syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
-		if err := os.WriteFile(pipe, []byte("\n"), 0); err != nil {
-			t.Error(err)
-		}
+		gate.Open()
 	}()
 	res, err := d.Install(context.Background(), source(t, installertest.Repository(t), installertest.Repository(t, updates...)), builds(updates...),
 		func(id process.ID) error { ids <- id; return nil })
@@ -205,7 +192,7 @@ func TestKilledTransactionIsRepaired(t *testing.T) {
 	if got := installed(t, d); len(got) != 4 {
 		t.Fatalf("after the kill: %v; want one package twice", got)
 	}
-	if err := errors.Join(os.Remove(pipe), os.WriteFile(filepath.Join(root, "opt/b;6b03b3b4"), nil, 0o600), os.WriteFile(filepath.Join(root, "opt/own;6b03b3b4"), nil, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(root, "opt/b;6b03b3b4"), nil, 0o600), os.WriteFile(filepath.Join(root, "opt/own;6b03b3b4"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	kept, err := d.Kept()

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/starpatch/starpatch/internal/rpmmake"
@@ -122,6 +123,57 @@ func Read(t testing.TB, root, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// Gate is a place in a scriptlet or script where it waits for the test.
+type Gate struct {
+	t           testing.TB
+	ready, open *os.File
+	paths       [2]string
+}
+
+// GateScript is what waits at the gate of a root; without one it goes on.
+const GateScript = "if [ -e /opt/gate ]; then echo > /opt/gate-ready; read x < /opt/gate; fi\n"
+
+// NewGate makes the gate of a root.
+func NewGate(t testing.TB, root string) *Gate {
+	t.Helper()
+	g := &Gate{t: t, paths: [2]string{filepath.Join(root, "opt/gate-ready"), filepath.Join(root, "opt/gate")}}
+	if err := os.MkdirAll(filepath.Join(root, "opt"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range []**os.File{&g.ready, &g.open} {
+		if err := syscall.Mkfifo(g.paths[i], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if *f, err = os.OpenFile(g.paths[i], os.O_RDWR, 0); err != nil { // both ends, so that nobody waits to open it
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { (*f).Close() })
+	}
+	return g
+}
+
+// Reached returns when a script waits at the gate.
+func (g *Gate) Reached() {
+	g.t.Helper()
+	if _, err := g.ready.Read(make([]byte, 1)); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// Open takes the gate away and lets the script that waits go on.
+func (g *Gate) Open() {
+	g.t.Helper()
+	for _, p := range g.paths {
+		if err := os.Remove(p); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	if _, err := g.open.WriteString("\n"); err != nil {
+		g.t.Fatal(err)
+	}
 }
 
 // Package is a small package with one file /opt/<name> that holds its version.
