@@ -378,7 +378,7 @@ func BenchmarkKeep(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			h := sha256.Sum256([]byte(fmt.Sprint(i, n)))
+			h := sha256.Sum256(fmt.Append(nil, i, n))
 			members = append(members, patchfile.Member{Name: fmt.Sprint(n), SHA256: hex.EncodeToString(h[:]), Size: int64(len(content)), File: f})
 			if err := f.Close(); err != nil {
 				b.Fatal(err)

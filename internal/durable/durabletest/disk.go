@@ -3,6 +3,7 @@ package durabletest
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,11 +15,15 @@ import (
 
 // Disk is a file system of its own, on a loop device, whose power can be cut.
 type Disk struct {
-	loop string
-
 	// Dir is where it is mounted.
 	Dir string
+
+	image string
+	loop  string // "" while it is not mounted
+	cuts  int
 }
+
+const diskBytes = 512 << 20 // sparse
 
 // NewDisk makes an empty disk, or skips the test where that is not possible. It vanishes with the test.
 func NewDisk(t *testing.T) *Disk {
@@ -27,41 +32,50 @@ func NewDisk(t *testing.T) *Disk {
 		t.Skip("cutting the power of a disk needs root")
 	}
 	dir := t.TempDir()
-	image := filepath.Join(dir, "image")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
+	d := &Disk{Dir: filepath.Join(dir, "mount"), image: filepath.Join(dir, "image")}
+	if err := errors.Join(os.Mkdir(d.Dir, 0o700), os.WriteFile(d.image, nil, 0o600), os.Truncate(d.image, diskBytes)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(image, 512<<20); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", "-F", image).CombinedOutput(); err != nil {
-		t.Skipf("no mkfs.ext4 (package e2fsprogs): %v: %s", err, out)
-	}
-	out, err := exec.CommandContext(t.Context(), "losetup", "--find", "--show", image).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device: %v: %s", err, out)
-	}
-	d := &Disk{loop: strings.TrimSpace(string(out)), Dir: filepath.Join(dir, "mount")}
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", d.loop).CombinedOutput(); err != nil {
-			t.Errorf("losetup --detach %s: %v: %s", d.loop, err, out)
-		}
-	})
-	if err := os.Mkdir(d.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount(d.loop, d.Dir, "ext4", 0, ""); err != nil {
-		t.Skipf("cannot mount a loop device: %v", err)
+	if _, err := run("mkfs.ext4", "-q", "-F", d.image); err != nil {
+		t.Skipf("no mkfs.ext4: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(d.Dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
+		if err := d.unmount(); err != nil {
+			t.Error(err)
 		}
 	})
+	if err := d.mount(); err != nil {
+		t.Skipf("no disk of its own: %v", err)
+	}
 	return d
 }
 
-// EXT4_IOC_SHUTDOWN of linux/fs/ext4/ext4.h, and its flag that throws away what is not on the disk yet.
+func run(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", name, err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (d *Disk) mount() (err error) {
+	if d.loop, err = run("losetup", "--find", "--show", d.image); err != nil {
+		return err
+	}
+	return os.NewSyscallError("mount", unix.Mount(d.loop, d.Dir, "ext4", 0, ""))
+}
+
+func (d *Disk) unmount() error {
+	if d.loop == "" {
+		return nil
+	}
+	err := os.NewSyscallError("unmount", unix.Unmount(d.Dir, unix.MNT_DETACH))
+	_, detachErr := run("losetup", "--detach", d.loop)
+	d.loop = ""
+	return errors.Join(err, detachErr)
+}
+
+// EXT4_IOC_SHUTDOWN of the kernel's ext4.h, and its flag that throws away what is not on the disk yet.
 const (
 	shutdown   = 0x8004587d
 	noLogFlush = 2
@@ -79,13 +93,20 @@ func (d *Disk) Cut(t *testing.T) {
 	}
 }
 
-// Restore mounts the disk again with what is really on it. No file on it may be open.
+// Restore mounts what is really on the disk after a cut. Files that are still open stay on the dead one. It mounts a
+// copy: another process's mount namespace may have inherited the mount, and would keep the dead file system alive.
 func (d *Disk) Restore(t *testing.T) {
 	t.Helper()
-	if err := unix.Unmount(d.Dir, 0); err != nil {
+	d.cuts++
+	next := fmt.Sprintf("%s.%d", d.image, d.cuts)
+	if _, err := run("cp", "--sparse=always", d.image, next); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount(d.loop, d.Dir, "ext4", 0, ""); err != nil {
+	if err := errors.Join(d.unmount(), os.Remove(d.image)); err != nil {
+		t.Fatal(err)
+	}
+	d.image = next
+	if err := d.mount(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
+	if *seed == 0 {
+		*seed = time.Now().UnixNano()
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -65,6 +68,7 @@ func set(key, value string) store.Txn {
 }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Compacter { return open(t, etcd.Config{}) })
 }
 
@@ -79,6 +83,7 @@ func site(t testing.TB, socket string) (*etcd.Store, error) {
 }
 
 func TestASiteEtcdIsTheSameStore(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Compacter {
 		socket := filepath.Join(t.TempDir(), "private", "etcd")
 		server := open(t, etcd.Config{Socket: socket})
@@ -91,7 +96,59 @@ func TestASiteEtcdIsTheSameStore(t *testing.T) {
 	})
 }
 
+func TestAWatchGoesOnWhenItsEtcdComesBack(t *testing.T) {
+	t.Parallel()
+	dir, socket := t.TempDir(), filepath.Join(t.TempDir(), "private", "etcd")
+	server := open(t, etcd.Config{Dir: dir, Socket: socket})
+	s, err := site(t, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeIt(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	rev, err := s.Commit(ctx, set("a", "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := s.Watch(ctx, "a", rev)
+	if rev, err = s.Commit(ctx, set("a", "1")); err != nil {
+		t.Fatal(err)
+	}
+	if b := <-events; b.Rev != rev {
+		t.Fatalf("watched %v, want revision %d", b, rev)
+	}
+	closeIt(t, server)
+
+	why := errors.New("the test does not wait longer")
+	short, cancelShort := context.WithTimeoutCause(ctx, 200*time.Millisecond, why)
+	defer cancelShort()
+	if _, err := s.Commit(short, set("a", "lost")); !errors.Is(err, store.ErrUnknown) || !errors.Is(err, why) {
+		t.Errorf("commit without an etcd: %v, want %v and the cause", err, store.ErrUnknown)
+	}
+
+	server = open(t, etcd.Config{Dir: dir, Socket: socket})
+	defer closeIt(t, server)
+	rev, err = server.Commit(ctx, set("starpatch/a", "2")) // by somebody else, perhaps before the watch is back
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		b := <-events
+		if b.Err != nil {
+			t.Fatal(b.Err)
+		}
+		if b.Rev == rev {
+			break
+		}
+	}
+	if _, err := s.Commit(ctx, set("a", "3")); err != nil {
+		t.Errorf("commit after it came back: %v", err)
+	}
+}
+
 func TestASiteEtcdIsSharedByPrefix(t *testing.T) {
+	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "private", "etcd")
 	server := open(t, etcd.Config{Socket: socket})
 	defer closeIt(t, server)
@@ -123,6 +180,7 @@ func TestASiteEtcdIsSharedByPrefix(t *testing.T) {
 }
 
 func TestARestartKeepsEverything(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, etcd.Config{Dir: dir})
 	rev, err := s.Commit(t.Context(), set("a", "1"))
@@ -143,6 +201,7 @@ func TestARestartKeepsEverything(t *testing.T) {
 }
 
 func TestAFolderHasOneProcess(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, etcd.Config{Dir: dir})
 	_, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
@@ -154,6 +213,7 @@ func TestAFolderHasOneProcess(t *testing.T) {
 }
 
 func TestDataOfANewerVersionIsRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	closeIt(t, open(t, etcd.Config{Dir: dir}))
 	for content, want := range map[string]problem.Kind{`{"format":2,"more":true}`: problem.NotSupported, `{}`: problem.Internal, ``: problem.Internal} {
@@ -244,6 +304,7 @@ func TestASocketThatOthersCanReachIsRefused(t *testing.T) {
 }
 
 func TestAFullStoreSaysSoAndRecovers(t *testing.T) {
+	t.Parallel()
 	s := open(t, etcd.Config{Quota: 8 << 20, Log: slog.New(slog.DiscardHandler)})
 	defer closeIt(t, s)
 	space, err := s.Space(t.Context())

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -48,7 +47,7 @@ func child(dir string) {
 						n++
 						rev, err = j.Commit(ctx, store.Txn{
 							If:   []store.Compare{{Key: counterKey(w), Rev: rev}},
-							Then: []store.Change{{Key: counterKey(w), Value: []byte(fmt.Sprint(n))}},
+							Then: []store.Change{{Key: counterKey(w), Value: fmt.Append(nil, n)}},
 						}, journal.Record{Kind: "count", Subject: counterKey(w), Outcome: fmt.Sprint(n)})
 						if err == nil {
 							mu.Lock()
@@ -96,7 +95,6 @@ func openBoth(ctx context.Context, dir string, log *slog.Logger) (*etcd.Store, *
 // running is a child with what it has acknowledged so far.
 type running struct {
 	cmd    *exec.Cmd
-	out    io.Reader
 	scan   *bufio.Scanner
 	acked  map[int]int
 	stderr strings.Builder
@@ -187,12 +185,10 @@ func check(t *testing.T, dir string, acked map[int]int) {
 }
 
 func TestSoakAKilledProcessLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	rounds := 3
 	if *soak {
 		rounds = 100
-	}
-	if *seed == 0 {
-		*seed = time.Now().UnixNano()
 	}
 	t.Logf("-seed %d", *seed)
 	random := rand.New(rand.NewPCG(uint64(*seed), 0))

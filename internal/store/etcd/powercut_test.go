@@ -5,18 +5,15 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/starpatch/starpatch/internal/durable/durabletest"
 )
 
 func TestSoakAPowerCutLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	rounds := 2
 	if *soak {
 		rounds = 50
-	}
-	if *seed == 0 {
-		*seed = time.Now().UnixNano()
 	}
 	t.Logf("-seed %d", *seed)
 	random := rand.New(rand.NewPCG(uint64(*seed), 1))
