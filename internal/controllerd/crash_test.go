@@ -218,6 +218,7 @@ func TestKilledAtAnySaveTheControllerComesToTheSameEnd(t *testing.T) {
 	for n := 1; n <= saves; n++ {
 		for _, when := range []string{"before", "after"} {
 			t.Run(fmt.Sprintf("%s save %d", when, n), func(t *testing.T) {
+				t.Parallel()
 				got, _ := story(t, n, when)
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("another end (-clean +killed):\n%s", diff)
