@@ -29,7 +29,7 @@ soak: ## the long proofs; SEED=N repeats a run
 	@scripts/need-root soak
 	@scripts/deps
 	@$(MAKE) -s build
-	STARPATCH_SOAK=1 STARPATCH_SEED=$(SEED) go test -timeout 3h -v -run Soak ./...
+	go test -timeout 3h -v -run Soak $$(grep -rl --include='*_test.go' 'flag.Bool("soak"' . | xargs -n1 dirname | sort -u) -args -soak $(if $(SEED),-seed $(SEED))
 
 lint: ## vet, the fixes go itself suggests, staticcheck
 	go vet ./...

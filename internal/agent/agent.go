@@ -472,7 +472,10 @@ func (a *Agent) Welcome(w agentlink.Welcome) {
 			close(a.online)
 		}
 		a.state.Repository = w.Repository
-		a.compare, a.retryPause = true, 0
+		// Changes of the host are watched and changes of the repository are told, so only a comparison that failed is
+		// due: a thousand agents that come back at once do not all ask for metadata.
+		a.compare = a.compare || a.retry != nil
+		a.retry, a.retryPause = nil, 0
 	})
 }
 

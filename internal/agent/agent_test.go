@@ -278,6 +278,15 @@ func TestWhatAnAdministratorChangesIsReportedAtOnce(t *testing.T) {
 	w.reported(func(r host.Report) bool { return r.RequiresReboot })
 }
 
+func TestAControllerThatForgotTheHostIsToldAgain(t *testing.T) {
+	w := newWorld(t, pkg("a", "1-1"))
+	w.start()
+	w.desire(w.publish(nil), nil)
+	w.reported(func(r host.Report) bool { return r.Current() })
+	w.agent.Welcome(agentlink.Welcome{Protocol: 1, Repository: w.url})
+	w.reported(func(r host.Report) bool { return r.Current() })
+}
+
 func TestDesiredStateSurvivesAndOldEpochsAreRefused(t *testing.T) {
 	w := newWorld(t, pkg("a", "1-1"))
 	w.start()

@@ -311,7 +311,9 @@ func (in *install) repair(ctx context.Context, list, bad []rpm.NEVRA) ([]rpm.NEV
 
 // installed asks the package database, and notes whether the operation has changed it.
 func (in *install) installed(ctx context.Context) ([]rpm.NEVRA, error) {
+	began := time.Now()
 	list, err := in.a.tools.Installed(ctx)
+	in.tools += time.Since(began)
 	if err == nil {
 		in.changed = in.j.Repaired || in.j.First != "" && digest(list) != in.j.First
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"flag"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -35,6 +36,11 @@ func mkfifo(t testing.TB, path string) {
 		t.Fatal(err)
 	}
 }
+
+var (
+	soak = flag.Bool("soak", false, "run the long proofs")
+	seed = flag.Int64("seed", 0, "seed of random tests; 0 takes a new one")
+)
 
 // childVar holds the settings of an agent that runs in a process of its own: this test binary, started again.
 const childVar = "STARPATCH_TEST_AGENT"
@@ -172,18 +178,15 @@ func (w *world) tool() int {
 	return j.Tool.PID
 }
 
-// seed makes a random test repeatable: STARPATCH_SEED takes it back.
-func seed(t testing.TB) *rand.Rand {
+// random is the source of a test that can be repeated by its seed.
+func random(t testing.TB) *rand.Rand {
 	t.Helper()
-	n := rand.Uint64()
-	if s := os.Getenv("STARPATCH_SEED"); s != "" {
-		var err error
-		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
+	n := *seed
+	if n == 0 {
+		n = rand.Int64()
 	}
-	t.Logf("STARPATCH_SEED=%d", n)
-	return rand.New(rand.NewPCG(n, 1))
+	t.Logf("repeat with -args -seed %d", n)
+	return rand.New(rand.NewPCG(uint64(n), 1))
 }
 
 // scripted are scriptlets that take a moment and leave a trace, and hand an in-service script over.
@@ -205,7 +208,7 @@ func bulky(s *rpmmake.Spec) {
 // kills runs an install and a removal in turn, each with one kill -9 at a random moment, and demands each time what the
 // undisturbed run has.
 func kills(t *testing.T, rounds int) {
-	r := seed(t)
+	r := random(t)
 	var base, patch []rpmmake.Spec
 	for _, n := range []string{"a", "b", "c"} {
 		base = append(base, pkg(n, "1-1", scripted, bulky))
@@ -305,7 +308,7 @@ func (w *world) check(p agentlink.Progress, r host.Report, victim, packages, ver
 func TestKilledAtRandomMomentsTheHostRepairsItself(t *testing.T) { kills(t, 4) }
 
 func TestSoakKills(t *testing.T) {
-	if os.Getenv("STARPATCH_SOAK") == "" {
+	if !*soak {
 		t.Skip("takes minutes; make soak runs it")
 	}
 	kills(t, 50)

@@ -87,15 +87,6 @@ func (t tree) set(flag string, on bool, text string) error {
 	return nil
 }
 
-// flags sets and removes several flag files that carry no text.
-func (t tree) flags(on map[string]bool) error {
-	var errs []error
-	for name, v := range on {
-		errs = append(errs, t.set(name, v, ""))
-	}
-	return errors.Join(errs...)
-}
-
 // emptyScriptDirs makes the two in-service folders anew, readable for root only: what lies there is run as root.
 func (t tree) emptyScriptDirs() error {
 	for _, d := range []string{scriptDir, markDir} {
