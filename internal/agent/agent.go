@@ -288,6 +288,7 @@ func (a *Agent) own(ctx context.Context, group *errgroup.Group) error {
 			r.reply <- a.take(r.d) // the link tries again later
 		case f := <-a.told:
 			f()
+			err = a.report()
 		case c := <-a.watch.seen:
 			err = a.changed(c)
 		case f := <-a.jobDone:
@@ -476,6 +477,8 @@ func (a *Agent) Welcome(w agentlink.Welcome) {
 		// due: a thousand agents that come back at once do not all ask for metadata.
 		a.compare = a.compare || a.retry != nil
 		a.retry, a.retryPause = nil, 0
+		// A controller that was restarted holds this host's facts for stale, and one that dropped the host knows none.
+		a.sent = nil
 	})
 }
 
