@@ -121,17 +121,18 @@ func (s *session) lost(host string, err error) error {
 // restartPending stands before the names of services in the detail of an operation.
 const restartPending = "restart pending: "
 
-// outcome prints how an installation ended: the original's sentence on standard output, and what is known of the reason
-// on standard error.
+// outcome prints how an installation ended: the original's sentence on standard output, and on standard error what is
+// known of the reason beyond it.
 func (s *session) outcome(op api.Operation) error {
+	said := ""
 	switch op.State {
 	case api.OperationDone:
 		s.out.Line("\nInstallation was successful.")
 		return nil
 	case api.OperationFailed:
-		s.out.Line("\nInstallation failed. Please check logs for details.")
+		said = "Installation failed. Please check logs for details."
 	case api.OperationRejected:
-		s.out.Line("\nInstallation rejected. Node must be locked")
+		said = "Installation rejected. Node must be locked"
 	case api.OperationRestartPending:
 		_, services, found := strings.Cut(op.Detail, restartPending)
 		if !found {
@@ -140,12 +141,13 @@ func (s *session) outcome(op api.Operation) error {
 		s.out.Line("\nInstalled; %s%s", restartPending, services)
 		return errSaid
 	default: // of a controller newer than this program
-		s.out.Line("\nPatch agent is reporting unknown state: %s", op.State)
+		said = "Patch agent is reporting unknown state: " + op.State
 	}
-	if op.Detail != "" {
-		if err := s.out.Flush(); err != nil {
-			return err
-		}
+	s.out.Line("\n%s", said)
+	if err := s.out.Flush(); err != nil {
+		return err
+	}
+	if !strings.Contains(said, strings.TrimSuffix(op.Detail, ".")) {
 		s.complain("Error: %s", op.Detail)
 	}
 	if op.State == api.OperationFailed {

@@ -59,6 +59,7 @@ func TestHostInstallTellsHowItEnded(t *testing.T) {
 			"Error: dnf: transaction test failed\nWhat the package tools said: sw-patch log op1\n"}},
 		{"rejected", state(3, api.OperationRejected, "compute-0 is unlocked and A needs a reboot; lock it first"), result{1, "\nInstallation rejected. Node must be locked\n",
 			"Error: compute-0 is unlocked and A needs a reboot; lock it first\n"}},
+		{"rejected for the usual reason", state(3, api.OperationRejected, "Node must be locked."), result{1, "\nInstallation rejected. Node must be locked\n", ""}},
 		{"services that must restart", state(3, api.OperationRestartPending, "restart pending: peer-svc, audit"), result{1, "\nInstalled; restart pending: peer-svc, audit\n", ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
