@@ -129,8 +129,6 @@ func TestRefusesHostileFiles(t *testing.T) {
 		"data behind the container's end": {with(func(c *craft) { c.after = []byte("hidden") }), limits, extraction + "the container has data behind the end of its archive"},
 		"a bomb of zeros": {func(t testing.TB) []byte { return gzipped(t, make([]byte, 32<<20)) }, patchfile.Limits{},
 			extraction + "it unpacks to more than 200 times its size"},
-		"a member of 24 MiB of zeros": {with(func(c *craft) { c.extra = []entry{regular("zeros", make([]byte, 24<<20))} }), patchfile.Limits{},
-			extraction + "it unpacks to more than 200 times its size"},
 		"more than the size limit": {outer(regular("zeros", make([]byte, 2<<20))), limits, extraction + "it unpacks to more than 1048576 bytes"},
 
 		// the container
@@ -197,7 +195,7 @@ func TestRefusesHostileFiles(t *testing.T) {
 		"another file beside metadata.xml": {metadata(good.metadata[0], regular("x", nil)), limits, extraction + `metadata.tar has a member "x"`},
 		"metadata.xml as a link":           {metadata(link("metadata.xml", tar.TypeSymlink)), limits, extraction + `metadata.tar: "metadata.xml" is a symbolic link`},
 		"metadata.xml twice":               {metadata(good.metadata[0], good.metadata[0]), limits, extraction + `metadata.tar: "metadata.xml" is there twice`},
-		"metadata.xml larger than 4 MiB":   {metadata(regular("metadata.xml", bytes.Repeat([]byte("x y "), 2<<20))), patchfile.Limits{}, extraction + "metadata.xml has 8388608 bytes"},
+		"metadata.xml larger than 4 MiB":   {metadata(regular("metadata.xml", make([]byte, 4<<20+1))), patchfile.Limits{}, extraction + "metadata.xml has 4194305 bytes"},
 		"metadata.xml with an entity":      {metadata(regular("metadata.xml", []byte(`<!DOCTYPE a [<!ENTITY b "c">]><patch><id>&b;</id></patch>`))), limits, extraction + "metadata.xml: it has a <!...> directive"},
 		"metadata.xml without an id":       {metadata(regular("metadata.xml", []byte("<patch/>"))), limits, extraction + "metadata.xml: it has no <id> element"},
 		"an id that is a path":             {metadata(regular("metadata.xml", []byte("<patch><id>../P1</id></patch>"))), limits, extraction + `metadata.xml: <id>: "../P1" is not a patch ID`},

@@ -3,9 +3,9 @@ package patchfile
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -197,10 +197,10 @@ func nameRune(r rune) bool {
 // drainZeros reads r to its end and refuses anything but the zeros that fill up a tar: what stands behind the end of an
 // archive is signed and yet invisible to most readers.
 func drainZeros(r io.Reader, what string) error {
-	buf := make([]byte, 32<<10)
+	buf, zeros := make([]byte, 32<<10), make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
-		if slices.ContainsFunc(buf[:n], func(b byte) bool { return b != 0 }) {
+		if !bytes.Equal(buf[:n], zeros[:n]) {
 			return problem.Errorf(problem.Invalid, "%s has data behind the end of its archive", what)
 		}
 		if err == io.EOF {
