@@ -22,7 +22,7 @@ func (c *Controller) Status(ctx context.Context) (api.Status, error) {
 	}
 	out := api.Status{
 		Version: c.cfg.Version, Controller: c.cfg.Name, Release: c.cfg.Release, Started: c.started.UTC(),
-		Patches: len(s.patches), Hosts: len(s.hostList()), Connected: c.sessions.connected(), Releases: releases,
+		Patches: len(s.patches), Hosts: len(s.hostNames()), Connected: c.sessions.connected(), Releases: releases,
 		Journal: c.parts.Journal.Head(), FsyncP99: float64(c.cfg.FsyncP99) / float64(time.Millisecond), Warnings: []string{},
 	}
 	if c.cfg.Listeners != nil {

@@ -93,12 +93,10 @@ func (c *Controller) QueryHosts(context.Context) (api.QueryHosts, error) {
 	live := c.sessions.all()
 	now := time.Now()
 	out := api.QueryHosts{Hosts: make([]api.HostInfo, 0, s.hosts.n)}
-	for name, e := range s.hosts.all {
-		if e.rev > 0 {
-			out.Hosts = append(out.Hosts, hostInfo(e, ev.Hosts[name], live[name], now, c.started))
-		}
+	for _, name := range s.hostNames() {
+		e, _ := s.hosts.get(name)
+		out.Hosts = append(out.Hosts, hostInfo(e, ev.Hosts[name], live[name], now, c.started))
 	}
-	slices.SortFunc(out.Hosts, func(a, b api.HostInfo) int { return strings.Compare(a.Hostname, b.Hostname) })
 	return out, nil
 }
 

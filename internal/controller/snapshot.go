@@ -3,7 +3,6 @@ package controller
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/starpatch/starpatch/api"
@@ -24,8 +23,9 @@ type snapshot struct {
 	tokens   map[string]tokenEntry
 	certs    *table[certEntry]
 
-	once sync.Once
-	eval patch.Evaluation
+	evalOnce, nameOnce sync.Once
+	eval               patch.Evaluation
+	names              []string
 }
 
 // patchEntry is what the store keeps of a patch besides the patch itself.
@@ -74,19 +74,31 @@ func (s *snapshot) next() *snapshot {
 
 // evaluation is what all hosts say, computed at its first use.
 func (s *snapshot) evaluation() patch.Evaluation {
-	s.once.Do(func() { s.eval = patch.Evaluate(s.patches, s.hostList()) })
+	s.evalOnce.Do(func() { s.eval = patch.Evaluate(s.patches, s.hostList()) })
 	return s.eval
+}
+
+// hostNames returns the names of the known hosts, sorted, computed at its first use. Do not change it.
+func (s *snapshot) hostNames() []string {
+	s.nameOnce.Do(func() {
+		for name, e := range s.hosts.all {
+			if e.rev > 0 {
+				s.names = append(s.names, name)
+			}
+		}
+		slices.Sort(s.names)
+	})
+	return s.names
 }
 
 // hostList returns the known hosts in order of name.
 func (s *snapshot) hostList() []host.Host {
-	out := make([]host.Host, 0, s.hosts.n)
-	for _, e := range s.hosts.all {
-		if e.rev > 0 {
-			out = append(out, e.host)
-		}
+	names := s.hostNames()
+	out := make([]host.Host, 0, len(names))
+	for _, name := range names {
+		e, _ := s.hosts.get(name)
+		out = append(out, e.host)
 	}
-	slices.SortFunc(out, func(a, b host.Host) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
