@@ -144,7 +144,10 @@ func (d *Daemon) lock() error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errors.Join(problem.Errorf(problem.Conflict, "another controller is working on %s; stop it first", d.Config.DataDir), f.Close())
 	}
-	d.defers(f.Close)
+	d.defers(func() error {
+		// Closing alone would leave the lock to a child that is between fork and exec.
+		return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+	})
 	return nil
 }
 
