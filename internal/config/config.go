@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -24,12 +26,23 @@ func Decode(name string, text []byte, into any) error {
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
 	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		return problem.Errorf(problem.Invalid, "cannot read configuration %s: %v", name, err)
+		return problem.Errorf(problem.Invalid, "cannot read configuration %s: %s", name, reasons(err))
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return problem.Errorf(problem.Invalid, "cannot read configuration %s: it holds more than one YAML document; keep one", name)
 	}
 	return nil
+}
+
+// ofType is what the library adds about our own types, which an operator cannot know.
+var ofType = regexp.MustCompile(` in type \S+| into \S+\.\S+`)
+
+// reasons is the library's error on one line.
+func reasons(err error) string {
+	if e, ok := errors.AsType[*yaml.TypeError](err); ok {
+		return ofType.ReplaceAllString(strings.Join(e.Errors, "; "), "")
+	}
+	return err.Error()
 }
 
 // Load reads the file at path as [Decode] does.

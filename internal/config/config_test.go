@@ -22,7 +22,7 @@ func TestDecode(t *testing.T) {
 	}{
 		{"an empty file keeps the defaults", "", settings{"default", 1}, ""},
 		{"a given key replaces its default only", "size: 5\n", settings{"default", 5}, ""},
-		{"an unknown key is refused with its line", "name: a\nsizes: 5\n", settings{}, "line 2: field sizes not found"},
+		{"an unknown key is refused with its line", "name: a\nsizes: 5\n", settings{}, "test.yaml: line 2: field sizes not found"},
 		{"a second document is refused", "name: a\n---\nname: b\n", settings{}, "more than one YAML document"},
 		{"a value of another type is refused", "size: big\n", settings{}, "line 1"},
 		{"a file that never ends is refused", strings.Repeat("#", maxSize+1), settings{}, "more than"},

@@ -17,6 +17,7 @@ import (
 	"github.com/starpatch/starpatch/internal/store"
 	"github.com/starpatch/starpatch/internal/store/etcd"
 	"github.com/starpatch/starpatch/internal/trust"
+	"github.com/starpatch/starpatch/problem"
 )
 
 // parts opens what the controller works with and says how long a durable write takes.
@@ -63,6 +64,9 @@ type feeds struct{ *feed.Feeds }
 
 // Add implements [controller.Feeds].
 func (f feeds) Add(ctx context.Context, release, dir string) error {
+	if info, err := os.Stat(dir); !filepath.IsAbs(dir) || err != nil || !info.IsDir() {
+		return problem.Errorf(problem.Invalid, "cannot bring in base packages from %q: it is not a folder of this machine; give the absolute path of one", dir)
+	}
 	_, err := f.Feeds.Add(ctx, release, dir)
 	return err
 }
