@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -145,7 +146,10 @@ func (s *system) stop() {
 		return
 	}
 	err := s.running()
+	// A program that another script is starting just now has our files open until its exec.
+	syscall.ForkLock.RLock()
 	s.running = nil
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		s.t.Fatal(err)
 	}
