@@ -32,6 +32,7 @@ func reboot(s *rpmmake.Spec) {
 }
 
 func TestAPatchGoesInAndOut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"), pkg("b", "2-1"))
 	installertest.RPM(t, w.root, append([]string{"-i"}, installertest.Files(t, pkg("own", "1-1"))...)...)
 	w.start()
@@ -103,11 +104,13 @@ echo "$nodetype $PATCH_FLAGDIR $(ls -ld $PATCH_SCRIPTDIR | cut -c1-10) $SECRET" 
 }
 
 func TestAScriptThatFailsOrHangsFailsTheOperationAndRunsAgain(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, body, says string }{
 		{"fails", "[ -e /opt/mend ] || exit 3; touch /opt/mended", "exit code 3"},
 		{"hangs", "[ -e /opt/mend ] || { trap '' TERM; read x < /opt/pipe; }; touch /opt/mended", "time limit"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, pkg("a", "1-1"), pkg("z", "1-1"))
 			w.start()
 			mkfifo(t, w.root+"/opt/pipe")
@@ -138,6 +141,7 @@ func TestAScriptThatFailsOrHangsFailsTheOperationAndRunsAgain(t *testing.T) {
 }
 
 func TestRebootRequiredUntilANewBoot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"), pkg("s", "1-1"))
 	w.write("run/.node_locked", "")
 	w.start()
@@ -168,6 +172,7 @@ func TestRebootRequiredUntilANewBoot(t *testing.T) {
 }
 
 func TestAnUnlockedHostRejectsUntilItIsLocked(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))
 	w.start()
 	d := w.publish(nil, pkg("a", "2-1", reboot))
@@ -197,6 +202,7 @@ func TestAnUnlockedHostRejectsUntilItIsLocked(t *testing.T) {
 }
 
 func TestUnknownOperationsAreRejected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	op := agentlink.Operation{ID: "op1", Kind: "dance", Force: true}
@@ -207,6 +213,7 @@ func TestUnknownOperationsAreRejected(t *testing.T) {
 }
 
 func TestFailuresLeaveTheTruth(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name      string
 		change    func(*rpmmake.Spec)
@@ -220,6 +227,7 @@ func TestFailuresLeaveTheTruth(t *testing.T) {
 		{"a missing dependency", func(s *rpmmake.Spec) { s.Requires = []string{"nowhere"} }, "a-1-1 b-1-1", []string{"nothing provides nowhere"}, 2, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
 			w.start()
 			p, r := w.install(w.publish(nil, pkg("a", "2-1", c.change), pkg("b", "2-1")), inService)
@@ -249,6 +257,7 @@ func TestFailuresLeaveTheTruth(t *testing.T) {
 }
 
 func TestARepositoryThatIsNotTheOneThatIsWantedIsAFailure(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))
 	w.start()
 	w.desire(w.publish(nil), nil)
@@ -265,6 +274,7 @@ func TestARepositoryThatIsNotTheOneThatIsWantedIsAFailure(t *testing.T) {
 }
 
 func TestWhatAnAdministratorChangesIsReportedAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))
 	w.start()
 	w.desire(w.publish(nil), nil)
@@ -279,6 +289,7 @@ func TestWhatAnAdministratorChangesIsReportedAtOnce(t *testing.T) {
 }
 
 func TestAControllerThatForgotTheHostIsToldAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))
 	w.start()
 	w.desire(w.publish(nil), nil)
@@ -288,6 +299,7 @@ func TestAControllerThatForgotTheHostIsToldAgain(t *testing.T) {
 }
 
 func TestDesiredStateSurvivesAndOldEpochsAreRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))
 	w.start()
 	d := w.publish(nil, pkg("a", "2-1"))

@@ -305,7 +305,10 @@ func (w *world) check(p agentlink.Progress, r host.Report, victim, packages, ver
 	}
 }
 
-func TestKilledAtRandomMomentsTheHostRepairsItself(t *testing.T) { kills(t, 4) }
+func TestKilledAtRandomMomentsTheHostRepairsItself(t *testing.T) {
+	t.Parallel()
+	kills(t, 5)
+}
 
 func TestSoakKills(t *testing.T) {
 	if !*soak {
@@ -320,6 +323,7 @@ func atGate(s *rpmmake.Spec) { s.Scripts.Post = installertest.GateScript + "echo
 // TestAReplacedAgentWaitsForThePackageTool kills the agent while a %post waits, and lets the %post go on only when the
 // next agent is there.
 func TestAReplacedAgentWaitsForThePackageTool(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
 	gate := installertest.NewGate(t, w.root)
 	w.startChild()
@@ -348,6 +352,7 @@ func TestAReplacedAgentWaitsForThePackageTool(t *testing.T) {
 
 // TestATransactionThatIsKilledIsRepeated is the same for the package tool, with the agent alive.
 func TestATransactionThatIsKilledIsRepeated(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
 	gate := installertest.NewGate(t, w.root)
 	w.start()
@@ -374,6 +379,7 @@ func TestATransactionThatIsKilledIsRepeated(t *testing.T) {
 // TestStoppingInTheMiddle asks the agent to end while a %post waits: the transaction is finished first, and the next agent
 // ends the operation.
 func TestStoppingInTheMiddle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"), pkg("b", "1-1"))
 	gate := installertest.NewGate(t, w.root)
 	w.start()

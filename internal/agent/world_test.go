@@ -10,6 +10,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -91,7 +93,9 @@ func newWorld(t testing.TB, base ...rpmmake.Spec) *world {
 	all, err := rpmmake.Base(installertest.Release)
 	w.must(err)
 	installertest.FillRepository(t, feed, append(all, base...)...)
-	s := httptest.NewTLSServer(http.FileServer(http.Dir(w.files)))
+	s := httptest.NewUnstartedServer(http.FileServer(http.Dir(w.files)))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // killed clients leave half a handshake
+	s.StartTLS()
 	t.Cleanup(s.Close)
 	w.url, w.ca = s.URL, filepath.Join(w.state, "ca.pem")
 	w.trust.AddCert(s.Certificate())

@@ -71,6 +71,7 @@ func post(script string) func(*rpmmake.Spec) {
 }
 
 func TestOneTransactionGoesUpAndDownAndBringsNewIn(t *testing.T) {
+	t.Parallel()
 	old := []rpmmake.Spec{pkg("up", "1-1"), pkg("down", "2-1"), pkg("epoch", "1:1-1")}
 	root := installertest.Root(t, append(old, pkg("own", "1-1"))...)
 	base := installertest.Repository(t, pkg("up", "1-1"), pkg("down", "1-1"), pkg("epoch", "5-1"), pkg("dep", "1-1"))
@@ -103,6 +104,7 @@ func TestOneTransactionGoesUpAndDownAndBringsNewIn(t *testing.T) {
 }
 
 func TestRemoveTakesNothingElse(t *testing.T) {
+	t.Parallel()
 	root := installertest.Root(t, pkg("lib", "1:1-1"), pkg("app", "1-1", func(s *rpmmake.Spec) { s.Requires = []string{"lib"} }))
 	d := driver(t, root)
 	if _, err := d.Remove(context.Background(), builds(pkg("lib", "1:1-1")), nil); err == nil || !strings.Contains(err.Error(), "is needed by") {
@@ -116,6 +118,7 @@ func TestRemoveTakesNothingElse(t *testing.T) {
 }
 
 func TestFailuresAreSaid(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		package_ rpmmake.Spec
@@ -130,6 +133,7 @@ func TestFailuresAreSaid(t *testing.T) {
 		}), "conflicts with file from package lab-release", []string{"a-1-1", "b-1-1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			root := installertest.Root(t, pkg("a", "1-1"), pkg("b", "1-1"))
 			d := driver(t, root)
 			src := source(t, installertest.Repository(t), installertest.Repository(t, c.package_, pkg("b", "2-1")))
@@ -143,6 +147,7 @@ func TestFailuresAreSaid(t *testing.T) {
 }
 
 func TestUnreachableRepositoryIsAFailure(t *testing.T) {
+	t.Parallel()
 	d := driver(t, installertest.Root(t, pkg("a", "1-1")))
 	if _, err := d.Install(context.Background(), source(t, t.TempDir(), t.TempDir()), builds(pkg("a", "2-1")), nil); err == nil {
 		t.Error("an installation without repositories succeeded")
@@ -169,6 +174,7 @@ func TestScriptletsSeeACleanEnvironment(t *testing.T) {
 // TestKilledTransactionIsRepaired kills rpm while a %post runs, which leaves packages in the database twice, and the file
 // that unpacking would have left.
 func TestKilledTransactionIsRepaired(t *testing.T) {
+	t.Parallel()
 	old := []rpmmake.Spec{pkg("a", "1-1"), pkg("b", "1-1"), pkg("c", "1-1")}
 	root := installertest.Root(t, old...)
 	gate := installertest.NewGate(t, root)
@@ -215,6 +221,7 @@ func TestKilledTransactionIsRepaired(t *testing.T) {
 }
 
 func TestRepairRefusesWhatIsNoPackage(t *testing.T) {
+	t.Parallel()
 	d := driver(t, installertest.Root(t))
 	file := filepath.Join(t.TempDir(), "x.rpm")
 	if err := os.WriteFile(file, []byte("/etc/passwd\n"), 0o600); err != nil {
@@ -226,6 +233,7 @@ func TestRepairRefusesWhatIsNoPackage(t *testing.T) {
 }
 
 func TestPackageToolsGetNoOptionsFromNames(t *testing.T) {
+	t.Parallel()
 	d := driver(t, installertest.Root(t))
 	bad := []rpm.NEVRA{{Name: "--nodeps", EVR: rpm.EVR{Version: "1", Release: "1"}, Arch: "noarch"}}
 	if _, err := d.Remove(context.Background(), bad, nil); err == nil || !strings.Contains(err.Error(), "not a package") {
@@ -237,6 +245,7 @@ func TestPackageToolsGetNoOptionsFromNames(t *testing.T) {
 }
 
 func TestProgramsThatAreMissingAreNamed(t *testing.T) {
+	t.Parallel()
 	_, err := dnf.New(dnf.Config{Root: "/", Dir: t.TempDir(), RPM: "/nonexistent/rpm"})
 	if err == nil || !errors.Is(err, exec.ErrNotFound) && !strings.Contains(err.Error(), "/nonexistent/rpm") {
 		t.Errorf("got %v", err)

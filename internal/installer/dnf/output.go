@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/starpatch/starpatch/internal/installer"
@@ -52,10 +53,8 @@ func (s *said) note(line []byte) {
 	text := strings.TrimSpace(string(line[:min(len(line), maxLine)]))
 	lower := strings.ToLower(text)
 	add := func(to *[]string) {
-		for _, have := range *to {
-			if have == text {
-				return // dnf says many things twice
-			}
+		if slices.Contains(*to, text) {
+			return // dnf says many things twice
 		}
 		if len(*to) < maxLines {
 			*to = append(*to, text)
