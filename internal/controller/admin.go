@@ -50,8 +50,10 @@ func (c *Controller) Status(ctx context.Context) (api.Status, error) {
 	if len(keys.Dev) > 0 {
 		warn("developer patches are accepted")
 	}
-	if err := c.checkSpace(0); err != nil {
-		warn("%v", err)
+	for _, err := range []error{c.checkSpace(0), c.checkRoom(ctx)} {
+		if err != nil {
+			warn("%v", err)
+		}
 	}
 	return out, nil
 }

@@ -46,6 +46,7 @@ type Parts struct {
 	Repository Repository
 	Feeds      Feeds
 	Trust      Trust
+	Room       Room // of the state store; nil: it has no limit
 }
 
 // Fact is what a journal record says: who did or reported what, on what, and with which outcome.
@@ -69,6 +70,14 @@ type Journal interface {
 	Page(ctx context.Context, after int64) (api.JournalPage, error)
 	// Verify reads all records and checks the chain of hashes.
 	Verify(ctx context.Context) (api.JournalCheck, error)
+}
+
+// Room is how much space the state store has left.
+type Room interface {
+	// Used is the share of its limit that the store's data fills, from 0 to 1.
+	Used(ctx context.Context) (float64, error)
+	// Reclaim gives the space of forgotten history back, after the store ran out of it. It may take seconds.
+	Reclaim(ctx context.Context) error
 }
 
 // Blobs keeps files by the SHA-256 of their content.

@@ -186,6 +186,32 @@ func (r *memRepository) names() []string {
 	return out
 }
 
+// memRoom says how full the store is.
+type memRoom struct {
+	mu        sync.Mutex
+	used      float64
+	reclaimed int
+}
+
+func (m *memRoom) Used(context.Context) (float64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used, nil
+}
+
+func (m *memRoom) Reclaim(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used, m.reclaimed = 0.1, m.reclaimed+1
+	return nil
+}
+
+func (m *memRoom) set(used float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used = used
+}
+
 // memFeeds has one release with given packages.
 type memFeeds map[string]map[rpm.Key]rpm.NEVRA
 
@@ -233,6 +259,7 @@ type rig struct {
 	repo    *memRepository
 	feeds   memFeeds
 	trust   *memTrust
+	room    *memRoom
 	ids     int
 	signer  patch.Signer
 	stop    func() error
@@ -244,7 +271,7 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, state: state,
 		blobs: &memBlobs{have: map[string]bool{}, free: 1 << 40},
 		repo:  &memRepository{built: map[string]Generation{}},
-		feeds: memFeeds{"19.09": {}}, trust: &memTrust{}}
+		feeds: memFeeds{"19.09": {}}, trust: &memTrust{}, room: &memRoom{}}
 	r.start()
 	t.Cleanup(func() {
 		if err := r.stop(); err != nil {
@@ -267,7 +294,7 @@ func (r *rig) start() {
 	r.journal = &memJournal{store: st}
 	r.Controller = New(Config{Name: "controller-0", Release: "19.09", Log: slog.New(slog.DiscardHandler), Version: "test",
 		NewID: func() string { r.ids++; return fmt.Sprintf("op-%d", r.ids) }},
-		Parts{Store: st, Journal: r.journal, Blobs: r.blobs, Repository: r.repo, Feeds: r.feeds, Trust: r.trust})
+		Parts{Store: st, Journal: r.journal, Blobs: r.blobs, Repository: r.repo, Feeds: r.feeds, Trust: r.trust, Room: r.room})
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	c := r.Controller

@@ -63,3 +63,25 @@ func helloAt(epoch uint64) agentlink.Hello { return agentlink.Hello{Facts: facts
 func progressOf(op, state string) agentlink.Progress {
 	return agentlink.Progress{Operation: op, State: state}
 }
+
+// sweepBlobs removes what no record names, as the cleaner does.
+func (r *rig) sweepBlobs() {
+	r.t.Helper()
+	r.lane <- struct{}{}
+	defer func() { <-r.lane }()
+	if err := r.blobs.Sweep(r.snap.Load().named()); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (b *memBlobs) has(d string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.have[d]
+}
+
+func (b *memBlobs) setFree(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.free = n
+}

@@ -253,6 +253,13 @@ func (c *Controller) write(ctx context.Context, ch *change) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	rev, err := c.parts.Journal.Commit(ctx, ch.txn, ch.facts)
+	if errors.Is(err, store.ErrNoSpace) && c.parts.Room != nil {
+		c.log.Warn("the state store ran out of space; giving back what its history takes")
+		if rerr := c.parts.Room.Reclaim(ctx); rerr != nil {
+			return noSpace(errors.Join(err, rerr))
+		}
+		rev, err = c.parts.Journal.Commit(ctx, ch.txn, ch.facts)
+	}
 	if err != nil {
 		return noSpace(err)
 	}

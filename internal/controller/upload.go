@@ -26,7 +26,7 @@ func (c *Controller) Upload(ctx context.Context, actor, filename string, body io
 	if err != nil {
 		return api.Messages{}, err
 	}
-	if err := c.checkSpace(0); err != nil {
+	if err := errors.Join(c.checkSpace(0), c.checkRoom(ctx)); err != nil {
 		c.refused(ctx, actor, "upload", stem, err)
 		return api.Messages{}, err
 	}
@@ -135,6 +135,25 @@ func (c *Controller) checkSpace(n int64) error {
 	}
 	if free-n < c.cfg.SpareSpace {
 		return problem.Errorf(problem.Unavailable, "not enough space on the controller's disk: %d MiB are free and %d MiB are kept for the controller itself; free some, for example by deleting patches", free>>20, c.cfg.SpareSpace>>20)
+	}
+	return nil
+}
+
+// fullStore is the share of the state store's limit above which uploads are refused, so that there is room for what hosts
+// report.
+const fullStore = 0.8
+
+// checkRoom refuses to add to a state store that is nearly full.
+func (c *Controller) checkRoom(ctx context.Context) error {
+	if c.parts.Room == nil {
+		return nil
+	}
+	used, err := c.parts.Room.Used(ctx)
+	if err != nil {
+		return err
+	}
+	if used > fullStore {
+		return problem.Errorf(problem.Unavailable, "the state store is %.0f%% full; what is left is kept for what hosts report; delete patches or drop hosts that are gone", used*100)
 	}
 	return nil
 }

@@ -55,8 +55,24 @@ func (d *Daemon) parts(ctx context.Context) (controller.Parts, time.Duration, er
 		Blobs:      blobs,
 		Repository: repository{repo.NewBuilder(cfg.updatesDir(), blobs), blobs, d.Log},
 		Feeds:      feeds{feed.New(cfg.FeedDir)},
+		Room:       room{st},
 		Trust:      trust.Store{Dir: cfg.TrustDir, AcceptDev: cfg.AcceptDevSigned, Marker: cfg.DevMarker, AcceptPKCS1v15: cfg.AcceptPKCS1v15},
 	}, fsync, nil
+}
+
+// room is the state store's own account of its space.
+type room struct{ *etcd.Store }
+
+// Used implements [controller.Room].
+func (r room) Used(ctx context.Context) (float64, error) {
+	s, err := r.Space(ctx)
+	if err != nil || s.Quota == 0 {
+		return 0, err
+	}
+	if s.Refused {
+		return 1, nil
+	}
+	return float64(s.InUse) / float64(s.Quota), nil
 }
 
 // feeds adds to the base feeds as the controller asks it.

@@ -38,7 +38,7 @@ func (s *Server) upload(c *call) (reply, error) {
 		if part.FormName() != "file" || part.FileName() == "" {
 			continue
 		}
-		m, err := s.Patching.Upload(c.ctx, c.caller.Name, part.FileName(), part)
+		m, err := s.Patching.Upload(c.ctx, c.caller.Name, part.FileName(), limited{part})
 		if _, derr := io.Copy(io.Discard, c.r.Body); derr != nil && c.ctx.Err() == nil {
 			s.Log.Debug("an upload ended early", "err", derr)
 		}
@@ -56,9 +56,28 @@ type buffered struct {
 	io.Closer
 }
 
+// limited is a part of an upload whose body may turn out to be too large.
+type limited struct{ io.Reader }
+
+func (l limited) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if large := tooLarge(err); large != nil {
+		return n, large
+	}
+	return n, err
+}
+
+// tooLarge is the refusal of a body that has more bytes than are accepted; nil if err says something else.
+func tooLarge(err error) error {
+	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return problem.Errorf(problem.TooLarge, "the upload has more than %d bytes, the most that is accepted", e.Limit)
+	}
+	return nil
+}
+
 func noFile(err error) error {
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return problem.Errorf(problem.TooLarge, "the upload has more than %d bytes, the most that is accepted", tooLarge.Limit)
+	if large := tooLarge(err); large != nil {
+		return large
 	}
 	return problem.Errorf(problem.Invalid, "Error: No file uploaded")
 }
