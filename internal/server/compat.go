@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -172,14 +173,7 @@ func accepts(r *http.Request) []string {
 }
 
 func admits(types []string, want ...string) bool {
-	for _, t := range types {
-		for _, w := range want {
-			if t == w {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(types, func(t string) bool { return slices.Contains(want, t) })
 }
 
 func acceptsJSON(r *http.Request) bool {

@@ -58,8 +58,8 @@ func TestTheDescriptionIsTheTable(t *testing.T) {
 			continue
 		}
 		var fields, required []string
-		for i := range typ.NumField() {
-			name, options, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		for field := range typ.Fields() {
+			name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 			fields = append(fields, name)
 			if options != "omitempty" {
 				required = append(required, name)

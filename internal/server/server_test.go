@@ -136,12 +136,10 @@ func ask(s *scripted, c Caller, method, target string, header map[string]string,
 	return w
 }
 
-func ptr(s string) *string { return &s }
-
 // TestRepliesAreTheOriginals holds every kind of reply to the bytes of spec "Exact replies", with ids of ours.
 func TestRepliesAreTheOriginals(t *testing.T) {
-	info := api.PatchInfo{RepoState: "Available", PatchState: "Available", Release: "19.09", Status: ptr("DEV"), Unremovable: ptr(""), Summary: ptr("Audit fix"),
-		Description: ptr("First line\nSecond line"), InstallInstructions: ptr(""), Warnings: ptr(""), ApplyActiveReleaseOnly: ptr(""), RebootRequired: "N", Requires: []string{}}
+	info := api.PatchInfo{RepoState: "Available", PatchState: "Available", Release: "19.09", Status: new("DEV"), Unremovable: new(""), Summary: new("Audit fix"),
+		Description: new("First line\nSecond line"), InstallInstructions: new(""), Warnings: new(""), ApplyActiveReleaseOnly: new(""), RebootRequired: "N", Requires: []string{}}
 	const one = `{"repostate": "Available", "patchstate": "Available", "sw_version": "19.09", "status": "DEV", "unremovable": "", "summary": "Audit fix", "description": "First line\nSecond line", "install_instructions": "", "warnings": "", "apply_active_release_only": "", "reboot_required": "N", "requires": []}`
 	node := "controller"
 	h := api.HostInfo{IP: "192.168.204.3", Hostname: "controller-0", PatchCurrent: true, SecsSinceAck: 16, Installed: map[string]string{}, ToRemove: []string{}, MissingPkgs: []string{},
