@@ -408,3 +408,20 @@ func TestTheSocketKnowsItsCallers(t *testing.T) {
 		t.Errorf("a connection of which the kernel says nothing: %+v", c)
 	}
 }
+
+// BenchmarkQueryHosts10000 is the encoding of the largest reply.
+func BenchmarkQueryHosts10000(b *testing.B) {
+	node := "worker"
+	var all api.QueryHosts
+	for i := range 10_000 {
+		all.Hosts = append(all.Hosts, api.HostInfo{IP: "192.168.204.3", Hostname: fmt.Sprintf("compute-%d", i), PatchCurrent: true, Installed: map[string]string{}, ToRemove: []string{}, MissingPkgs: []string{},
+			NodeType: &node, Subfunctions: []string{"worker"}, Release: "19.09", State: "idle", AllowInsvcPatching: true})
+	}
+	s := &scripted{hosts: all}
+	h := newServer(s).Handler(as(admin), PatchingService)
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/v1/query_hosts", nil))
+		b.SetBytes(int64(w.Body.Len()))
+	}
+}
