@@ -1,12 +1,10 @@
 package bench_test
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,25 +14,25 @@ import (
 	"github.com/starpatch/starpatch/patch/patchfile"
 )
 
-// The patch that is measured: packages of random bytes, which no compressor makes smaller.
-const (
-	packages    = 50
-	packageSize = 4 << 20
-	payload     = packages * packageSize
-)
+// packages is how many the patch that is measured carries: random bytes, which no compressor makes smaller.
+const packages = 50
 
 const (
+	release = "19.09"
 	patchID = "BENCH_19.09_PATCH_0001"
 	keys    = "../patch/patchfile/testdata/vectors/keys/"
 )
 
-// makeRPMs makes the packages and returns their paths.
-func makeRPMs(b *testing.B, dir string) []string {
+// packageSize is 4 MiB.
+func packageSize() int { return size(4<<20, 4<<10) }
+
+// makeRPMs makes the packages with so many random bytes each and returns their paths.
+func makeRPMs(b *testing.B, dir string, each int) []string {
 	b.Helper()
 	random := rand.NewChaCha8([32]byte{1})
 	var out []string
 	for i := range packages {
-		body := make([]byte, packageSize)
+		body := make([]byte, each)
 		if _, err := random.Read(body); err != nil {
 			b.Fatal(err)
 		}
@@ -48,55 +46,27 @@ func makeRPMs(b *testing.B, dir string) []string {
 	return out
 }
 
-// program builds a command of this module.
-func program(b *testing.B, name string) string {
-	b.Helper()
-	path := filepath.Join(b.TempDir(), name)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../cmd/"+name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
-	return path
-}
-
-// run runs a program and returns how long it took and its largest resident memory in bytes. A small process starts it,
-// because Linux counts the memory of the starter, and this one holds the packages.
-func run(b *testing.B, name string, args ...string) (time.Duration, int64) {
-	b.Helper()
-	cmd := exec.Command("/usr/bin/python3", append([]string{"baseline.py", "measure", name}, args...)...)
-	var errors bytes.Buffer
-	cmd.Stderr = &errors
-	out, err := cmd.Output()
-	if err != nil {
-		b.Fatalf("%s: %v: %s", name, err, errors.String())
-	}
-	var seconds float64
-	var memory int64
-	if _, err := fmt.Sscan(string(out), &seconds, &memory); err != nil {
-		b.Fatalf("%s: %v in %q", name, err, out)
-	}
-	return time.Duration(seconds * float64(time.Second)), memory
-}
-
 func report(b *testing.B, per, baseline time.Duration, memory int64) {
 	b.Helper()
-	b.ReportMetric(payload/1e6/per.Seconds(), "MB/s")
-	b.ReportMetric(payload/1e6/baseline.Seconds(), "baseline-MB/s")
+	payload := float64(packages*packageSize()) / 1e6
+	b.ReportMetric(payload/per.Seconds(), "MB/s")
+	b.ReportMetric(payload/baseline.Seconds(), "baseline-MB/s")
 	b.ReportMetric(baseline.Seconds()/per.Seconds(), "x-baseline")
 	if memory > 0 {
-		b.ReportMetric(float64(memory)/(1<<20), "peak-MiB")
+		b.ReportMetric(mib(memory), "peak-MiB")
 	}
 }
 
 // BenchmarkPatchBuild makes a patch of 50 packages of 4 MiB, as the baseline does once.
 func BenchmarkPatchBuild(b *testing.B) {
 	dir := b.TempDir()
-	rpms := makeRPMs(b, dir)
-	tool := program(b, "patch_build")
-	baseline, _ := run(b, "/usr/bin/python3", append([]string{"baseline.py", "build", patchID, "19.09", keys + "dev-private-key.pem", dir}, rpms...)...)
-	args := append([]string{"--id", patchID, "--release", "19.09", "--reboot-required", "N", "--key", keys + "dev-private-key.pem", "--output-dir", dir}, rpms...)
-	loop(b, baseline, tool, args...)
+	rpms := makeRPMs(b, dir, packageSize())
+	baseline, _ := run(b, "/usr/bin/python3", append([]string{"baseline.py", "build", patchID, release, keys + "dev-private-key.pem", dir}, rpms...)...)
+	loop(b, baseline, program("patch_build"), buildArgs(dir, rpms)...)
+}
+
+func buildArgs(dir string, rpms []string) []string {
+	return append([]string{"--id", patchID, "--release", release, "--reboot-required", "N", "--key", keys + "dev-private-key.pem", "--output-dir", dir}, rpms...)
 }
 
 // loop measures a program.
@@ -112,25 +82,24 @@ func loop(b *testing.B, baseline time.Duration, name string, args ...string) {
 }
 
 // makePatch makes the patch once and returns its path.
-func makePatch(b *testing.B, dir string) string {
+func makePatch(b *testing.B, dir string, each int) string {
 	b.Helper()
-	run(b, program(b, "patch_build"), append([]string{"--id", patchID, "--release", "19.09", "--reboot-required", "N", "--key", keys + "dev-private-key.pem", "--output-dir", dir}, makeRPMs(b, dir)...)...)
+	run(b, program("patch_build"), buildArgs(dir, makeRPMs(b, dir, each))...)
 	return filepath.Join(dir, patchID+patchfile.Extension)
 }
 
 // BenchmarkQueryPatch verifies the same patch without keeping its packages.
 func BenchmarkQueryPatch(b *testing.B) {
 	dir := b.TempDir()
-	file := makePatch(b, dir)
-	tool := program(b, "query_patch")
+	file := makePatch(b, dir, packageSize())
 	baseline, _ := run(b, "/usr/bin/python3", "baseline.py", "read", file, keys+"dev-public-key.pem", b.TempDir())
-	loop(b, baseline, tool, "--file", file, "--key", keys+"dev-public-key.pem")
+	loop(b, baseline, program("query_patch"), "--file", file, "--key", keys+"dev-public-key.pem")
 }
 
 // BenchmarkOpen verifies the same patch and unpacks its packages into files, as an upload does before it makes them durable.
 func BenchmarkOpen(b *testing.B) {
 	dir := b.TempDir()
-	file := makePatch(b, dir)
+	file := makePatch(b, dir, packageSize())
 	baseline, _ := run(b, "/usr/bin/python3", "baseline.py", "read", file, keys+"dev-public-key.pem", b.TempDir())
 	text, err := os.ReadFile(keys + "dev-public-key.pem")
 	if err != nil {
