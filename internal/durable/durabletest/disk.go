@@ -98,7 +98,7 @@ func (d *Disk) Cut(t *testing.T) {
 func (d *Disk) Restore(t *testing.T) {
 	t.Helper()
 	d.cuts++
-	next := fmt.Sprintf("%s.%d", d.image, d.cuts)
+	next := filepath.Join(filepath.Dir(d.Dir), fmt.Sprintf("image-%d", d.cuts))
 	if _, err := run("cp", "--sparse=always", d.image, next); err != nil {
 		t.Fatal(err)
 	}

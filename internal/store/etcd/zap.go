@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 
 	"go.uber.org/zap/zapcore"
@@ -51,12 +52,18 @@ func (b logBridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 
 func (b logBridge) Sync() error { return nil }
 
+// longest is how much of one attribute is logged: the engine gives whole requests, of hundreds of keys.
+const longest = 200
+
 func attrs(fields []zapcore.Field) []slog.Attr {
 	enc := zapcore.NewMapObjectEncoder()
 	var out []slog.Attr
 	for _, f := range fields {
 		f.AddTo(enc)
 		if v, ok := enc.Fields[f.Key]; ok {
+			if text, ok := v.(string); ok && len(text) > longest {
+				v = strings.ToValidUTF8(text[:longest], "") + "..."
+			}
 			out = append(out, slog.Any(f.Key, v))
 		}
 	}
