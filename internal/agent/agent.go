@@ -58,11 +58,13 @@ type Config struct {
 
 	ScriptLimit time.Duration // for one in-service script; 0: 10 minutes
 	OrphanLimit time.Duration // for package tools that an agent before this one left running; 0: 2 hours
+	Patience    time.Duration // for a package repository that an operation cannot reach; 0: 10 minutes
 }
 
 const (
 	defaultScriptLimit = 10 * time.Minute
 	defaultOrphanLimit = 2 * time.Hour
+	defaultPatience    = 10 * time.Minute
 	// rejectedFor is how long a rejected install shows.
 	// Source: starlingx/update cgcs-patch patch_agent.py (2019).
 	rejectedFor = 60 * time.Second
@@ -91,6 +93,7 @@ type Agent struct {
 	desired chan desiredRequest
 	told    chan func()   // other news from the link
 	online  chan struct{} // closed when a controller has accepted the first stream
+	back    chan struct{} // holds one when a controller has accepted a stream since it was last taken
 	done    chan struct{}
 
 	mu    sync.Mutex
@@ -117,6 +120,7 @@ type desiredRequest struct {
 // New reads the agent's state and looks at the host. It starts nothing and tells nobody.
 func New(cfg Config, tools installer.Tools, link Link, id Identity) (*Agent, error) {
 	cfg.ScriptLimit, cfg.OrphanLimit = cmp.Or(cfg.ScriptLimit, defaultScriptLimit), cmp.Or(cfg.OrphanLimit, defaultOrphanLimit)
+	cfg.Patience = cmp.Or(cfg.Patience, defaultPatience)
 	t, err := openTree(cfg.Root)
 	if err != nil {
 		return nil, err
@@ -141,7 +145,7 @@ func New(cfg Config, tools installer.Tools, link Link, id Identity) (*Agent, err
 	}
 	a := &Agent{
 		cfg: cfg, tree: t, tools: tools, link: link, id: id, fetch: fetch, log: cfg.Log, arch: machine(),
-		desired: make(chan desiredRequest), told: make(chan func()), online: make(chan struct{}), done: make(chan struct{}), jobDone: make(chan func() error, 1),
+		desired: make(chan desiredRequest), told: make(chan func()), online: make(chan struct{}), back: make(chan struct{}, 1), done: make(chan struct{}), jobDone: make(chan func() error, 1),
 	}
 	if _, err := load(a.stateFile(), &a.state, func() int { return a.state.Format }); err != nil {
 		return nil, err
@@ -473,6 +477,10 @@ func (a *Agent) Welcome(w agentlink.Welcome) {
 			close(a.online)
 		}
 		a.state.Repository = w.Repository
+		select {
+		case a.back <- struct{}{}:
+		default:
+		}
 		// Changes of the host are watched and changes of the repository are told, so only a comparison that failed is
 		// due: a thousand agents that come back at once do not all ask for metadata.
 		a.compare = a.compare || a.retry != nil

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -270,6 +271,56 @@ func TestARepositoryThatIsNotTheOneThatIsWantedIsAFailure(t *testing.T) {
 	}
 	if r.Revision != 1 || !r.PatchFailed {
 		t.Errorf("a failed query must not look like a result: %+v", r)
+	}
+}
+
+func TestARepositoryThatIsAwayForAWhileFailsNothing(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		dnf  bool // the repository goes away after the agent and before dnf has read it
+	}{{"for the agent", false}, {"for dnf", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, pkg("a", "1-1"))
+			asked := make(chan struct{}, 1000)
+			refuse := func(r *http.Request) bool {
+				if c.dnf == strings.Contains(r.UserAgent(), "dnf") {
+					asked <- struct{}{}
+					return true
+				}
+				return false
+			}
+			w.refuse.Store(&refuse)
+			w.start()
+			op := inService
+			op.Kind = "install"
+			w.desire(w.publish(nil, pkg("a", "2-1")), &op)
+			<-asked
+			w.refuse.Store(nil)
+			w.agent.Welcome(agentlink.Welcome{Protocol: 1, Repository: w.url})
+			if p, r := w.end(op.ID); p.State != api.OperationDone || !r.Current() {
+				t.Errorf("got %+v, %+v", p, r)
+			}
+			if got := w.packages(); got != "a-2-1" {
+				t.Errorf("installed %q", got)
+			}
+		})
+	}
+}
+
+func TestARepositoryThatStaysAwayFailsTheOperation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg("a", "1-1"))
+	w.patient = time.Nanosecond
+	w.start()
+	w.desire(w.publish(nil), nil)
+	w.reported(func(r host.Report) bool { return r.Revision == 1 && r.Current() })
+	refuse := func(*http.Request) bool { return true }
+	w.refuse.Store(&refuse)
+	p, r := w.install(w.publish(nil, pkg("a", "2-1")), inService)
+	if p.State != api.OperationFailed || !strings.Contains(p.Detail, "repository") || !r.PatchFailed || r.Revision != 1 {
+		t.Errorf("got %+v, %+v", p, r)
 	}
 }
 

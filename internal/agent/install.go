@@ -167,15 +167,20 @@ func (in *install) prepare(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	return in.locate(ctx)
+}
+
+// locate asks where the repository is now.
+func (in *install) locate(ctx context.Context) error {
+	a := in.a
 	where := make(chan string, 1)
-	a.tell(func() { where <- a.state.Repository })
 	select {
-	case repository := <-where:
-		d := in.j.Desired
-		in.at = urlsOf(repository, d.Release, d.Revision)
-	case <-ctx.Done():
+	case a.told <- func() { where <- a.state.Repository }:
+	case <-ctx.Done(): // the owner waits for this job and hears nothing else
 		return context.Cause(ctx)
 	}
+	d := in.j.Desired
+	in.at = urlsOf(<-where, d.Release, d.Revision)
 	cert, key, ca := a.id.Files()
 	in.source = installer.Source{Release: in.j.Desired.Release, Base: in.at.base, Updates: in.at.updates, CA: ca, Cert: cert, Key: key}
 	return nil
@@ -184,28 +189,66 @@ func (in *install) prepare(ctx context.Context) error {
 // maxAttempts is how often a transaction that somebody keeps killing is begun.
 const maxAttempts = 5
 
-// packages brings the installed set to the plan and proves it. A transaction that was killed is mended and repeated.
+// packages brings the installed set to the plan and proves it. A transaction that was killed is mended and repeated, and a
+// repository that cannot be reached is waited for: a controller that is restarted must not fail an installation.
 func (in *install) packages(ctx context.Context) error {
-	g, err := in.a.fetch.load(ctx, in.j.Desired, in.at, in.group)
-	if err != nil {
-		return err
-	}
-	in.gen = g
-	for attempt := 1; ; attempt++ {
+	var lost time.Time // since when the repository cannot be reached
+	pause := retryFirst
+	for killed := 0; ; {
 		err := in.attempt(ctx)
-		if !errors.Is(err, installer.ErrInterrupted) || attempt == maxAttempts || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return err
-		}
-		in.a.log.Warn("a package tool was interrupted", "operation", in.j.Operation, "phase", in.j.Phase, "err", err)
-		if err := in.mend(ctx); err != nil {
+		case errors.Is(err, installer.ErrInterrupted):
+			if killed++; killed == maxAttempts {
+				return err
+			}
+			in.a.log.Warn("a package tool was interrupted", "operation", in.j.Operation, "phase", in.j.Phase, "err", err)
+			if err := in.mend(ctx); err != nil {
+				return err
+			}
+		case errors.Is(err, installer.ErrUnreachable):
+			if lost.IsZero() {
+				lost = time.Now()
+			}
+			if time.Since(lost) > in.a.cfg.Patience {
+				return fmt.Errorf("gave up after %s: %w", time.Since(lost).Round(time.Second), err)
+			}
+			in.a.log.Warn("waiting for the package repository", "operation", in.j.Operation, "since", lost, "err", err)
+			in.say("%v; trying again\n", err)
+			if err := in.wait(ctx, pause); err != nil {
+				return err
+			}
+			pause = min(2*pause, retryLast)
+		default:
 			return err
 		}
 	}
 }
 
+// wait returns after the pause, or earlier when a controller is back, which may be another one with its own repository.
+func (in *install) wait(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-in.a.back:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return in.locate(ctx)
+}
+
 // attempt is one way from what is installed to the plan.
 func (in *install) attempt(ctx context.Context) error {
 	a := in.a
+	if in.gen.Revision == 0 {
+		g, err := a.fetch.load(ctx, in.j.Desired, in.at, in.group)
+		if err != nil {
+			return err
+		}
+		in.gen = g
+	}
 	list, err := in.installed(ctx)
 	if err != nil {
 		return err

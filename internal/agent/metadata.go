@@ -19,6 +19,7 @@ import (
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/agentlink"
 	"github.com/starpatch/starpatch/internal/durable"
+	"github.com/starpatch/starpatch/internal/installer"
 	"github.com/starpatch/starpatch/internal/repo/repodata"
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/problem"
@@ -127,12 +128,28 @@ func (f *fetcher) open(ctx context.Context, url string) (io.ReadCloser, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, problem.Errorf(problem.Unavailable, "cannot reach the package repository: %w", err)
+		return nil, unreachable("cannot reach the package repository: %v", err)
 	}
 	if res.StatusCode != http.StatusOK {
 		return nil, errors.Join(problem.Errorf(problem.Unavailable, "the package repository answers %s to %s", res.Status, url), res.Body.Close())
 	}
-	return res.Body, nil
+	return body{res.Body}, nil
+}
+
+// unreachable makes the error of a repository that did not answer, or not to the end; another try may do better.
+func unreachable(format string, args ...any) error {
+	return &problem.Error{Kind: problem.Unavailable, Msg: fmt.Sprintf(format, args...), Err: installer.ErrUnreachable}
+}
+
+// body is what a repository sends. A connection that breaks in the middle of it is told from damaged content.
+type body struct{ io.ReadCloser }
+
+func (b body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = unreachable("lost the connection to the package repository: %v", err)
+	}
+	return n, err
 }
 
 func (f *fetcher) from(base string) repodata.Fetch {
@@ -144,7 +161,7 @@ func (f *fetcher) from(base string) repodata.Fetch {
 // load returns the generation that d names. What is unchanged since the last time is not fetched again; the base
 // repository is always asked whether it is.
 func (f *fetcher) load(ctx context.Context, d agentlink.Desired, at urls, group string) (generation, error) {
-	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, metadataTimeout, unreachable("the package repository did not send its metadata within %s", metadataTimeout))
 	defer cancel()
 	defer f.http.CloseIdleConnections()
 	g, kept := f.kept(d, group)

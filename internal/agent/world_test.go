@@ -20,7 +20,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/agent"
@@ -48,7 +50,9 @@ type world struct {
 	epoch   uint64
 	rev     int64
 	brought []rpm.NEVRA
-	tools   func(installer.Tools) installer.Tools // wraps the real driver
+	tools   func(installer.Tools) installer.Tools    // wraps the real driver
+	refuse  atomic.Pointer[func(*http.Request) bool] // requests to which the repository server does not answer
+	patient time.Duration                            // Patience of the agent
 	log     *bytes.Buffer
 
 	agent  *agent.Agent
@@ -93,7 +97,13 @@ func newWorld(t testing.TB, base ...rpmmake.Spec) *world {
 	all, err := rpmmake.Base(installertest.Release)
 	w.must(err)
 	installertest.FillRepository(t, feed, append(all, base...)...)
-	s := httptest.NewUnstartedServer(http.FileServer(http.Dir(w.files)))
+	served := http.FileServer(http.Dir(w.files))
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if refuse := w.refuse.Load(); refuse != nil && (*refuse)(r) {
+			panic(http.ErrAbortHandler)
+		}
+		served.ServeHTTP(rw, r)
+	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // killed clients leave half a handshake
 	s.StartTLS()
 	t.Cleanup(s.Close)
@@ -152,7 +162,7 @@ func (w *world) start() {
 	w.link = &link{make(chan event, 1000)}
 	w.agent, err = agent.New(agent.Config{
 		Root: w.root, StateDir: filepath.Join(w.state, "state"), CacheDir: filepath.Join(w.state, "cache"), BootIDFile: w.boot,
-		Log: slog.New(slog.NewTextHandler(w.log, nil)), ScriptLimit: scriptLimit,
+		Log: slog.New(slog.NewTextHandler(w.log, nil)), ScriptLimit: scriptLimit, Patience: w.patient,
 	}, tools, w.link, identity{w})
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())

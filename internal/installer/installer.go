@@ -18,6 +18,10 @@ const MaxOutput = 32 << 10
 // with the packages, so it can be repeated.
 var ErrInterrupted = errors.New("the package tool was interrupted")
 
+// ErrUnreachable is the cause when the package repository could not be reached, or a connection to it broke: nothing was
+// changed, and the same may well succeed later.
+var ErrUnreachable = errors.New("the package repository cannot be reached")
+
 // Source is where packages come from: the repositories of one generation, reached with the host's own certificate.
 type Source struct {
 	Release string

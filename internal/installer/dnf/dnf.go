@@ -260,6 +260,9 @@ func (d *Driver) transaction(ctx context.Context, what string, started installer
 	}
 	tool := filepath.Base(program)
 	switch {
+	case !exit.OK() && said.unreachable && !interrupted(exit) && !exit.TimedOut:
+		return res, &problem.Error{Kind: problem.Unavailable, Err: installer.ErrUnreachable,
+			Msg: fmt.Sprintf("cannot %s packages: %s: %s", what, tool, strings.Join(said.errors, "; "))}
 	case interrupted(exit):
 		return res, problem.Errorf(problem.Unavailable, "cannot %s packages: %s: %s: %w", what, tool, exit, installer.ErrInterrupted)
 	case !exit.OK() && len(said.errors) > 0:

@@ -3,6 +3,8 @@ package dnf_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,6 +155,20 @@ func TestUnreachableRepositoryIsAFailure(t *testing.T) {
 		t.Error("an installation without repositories succeeded")
 	}
 	wantInstalled(t, d, "a-1-1")
+}
+
+func TestABrokenConnectionIsToldFromARefusal(t *testing.T) {
+	t.Parallel()
+	d := driver(t, installertest.Root(t, pkg("a", "1-1")))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	src := installer.Source{Release: installertest.Release, Base: gone.URL, Updates: gone.URL}
+	if _, err := d.Install(context.Background(), src, builds(pkg("a", "2-1")), nil); err == nil || errors.Is(err, installer.ErrUnreachable) {
+		t.Errorf("a server without the files: %v", err)
+	}
+	gone.Close()
+	if _, err := d.Install(context.Background(), src, builds(pkg("a", "2-1")), nil); !errors.Is(err, installer.ErrUnreachable) {
+		t.Errorf("no server: %v", err)
+	}
 }
 
 func TestScriptletsSeeACleanEnvironment(t *testing.T) {

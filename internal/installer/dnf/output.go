@@ -23,6 +23,9 @@ type said struct {
 	tail       []byte   // at most installer.MaxOutput bytes
 	scriptlets []string // lines that say that a scriptlet failed
 	errors     []string // lines that say why a transaction failed
+	// unreachable says that a connection to a repository could not be made or broke: dnf then quotes the error of
+	// libcurl. An answer that is a refusal (404, 403) is quoted as a status code and is not meant.
+	unreachable bool
 }
 
 // digest reads the output from its start, however long it is, in bounded memory.
@@ -52,6 +55,7 @@ func digest(f *os.File) (said, error) {
 func (s *said) note(line []byte) {
 	text := strings.TrimSpace(string(line[:min(len(line), maxLine)]))
 	lower := strings.ToLower(text)
+	s.unreachable = s.unreachable || strings.Contains(lower, "curl error (")
 	add := func(to *[]string) {
 		if slices.Contains(*to, text) {
 			return // dnf says many things twice
