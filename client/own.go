@@ -6,12 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/starpatch/starpatch/api"
@@ -221,7 +219,3 @@ func (c *Client) VerifyJournal(ctx context.Context) (api.JournalCheck, error) {
 	return r, err
 }
 
-// String names the controller, for messages.
-func (c *Client) String() string {
-	return fmt.Sprintf("controller at %s", strings.TrimPrefix(c.base, "http://"))
-}

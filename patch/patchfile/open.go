@@ -28,15 +28,6 @@ type Options struct {
 	Fanout Fanout
 }
 
-// Stem returns the part of a file name that must equal the patch ID, and refuses a name that does not end in .patch.
-func Stem(base string) (string, error) {
-	stem, ok := strings.CutSuffix(base, Extension)
-	if !ok {
-		return "", problem.Errorf(problem.Invalid, "File must end in .patch extension: %s", base)
-	}
-	return stem, nil
-}
-
 // Most bytes that the two signature members may have: a number of 128 bits, and an RSA signature of the largest key.
 const (
 	maxChecksum  = 256

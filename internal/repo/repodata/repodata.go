@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -89,17 +88,6 @@ type Metadata struct {
 	Packages []Package           // sorted; a repository may hold several versions of one package
 	Groups   map[string][]string // group id to the names of its mandatory packages, sorted
 	Brought  []rpm.NEVRA         // sorted; only update repositories have it
-}
-
-// Highest returns the highest version of each package: what a host should have if this were its only repository.
-func (m Metadata) Highest() map[rpm.Key]rpm.NEVRA {
-	out := make(map[rpm.Key]rpm.NEVRA, len(m.Packages))
-	for _, p := range m.Packages {
-		if have, ok := out[p.Key()]; !ok || p.EVR.Compare(have.EVR) > 0 {
-			out[p.Key()] = p.NEVRA
-		}
-	}
-	return out
 }
 
 // Fetch opens the file at a location below the root of a repository. The reader may be compressed; it is closed once.
@@ -477,9 +465,6 @@ func EncodeBrought(packages []rpm.NEVRA) ([]byte, error) {
 	}
 	return json.Marshal(doc)
 }
-
-// GroupIDs returns the ids of the groups, sorted.
-func (m Metadata) GroupIDs() []string { return slices.Sorted(maps.Keys(m.Groups)) }
 
 // capped fails with err instead of giving more than left bytes.
 type capped struct {

@@ -106,12 +106,6 @@ func TestLoadReadsWhatPatchingNeeds(t *testing.T) {
 	if d := cmp.Diff(md, want); d != "" {
 		t.Errorf("metadata (-got +want): %s", d)
 	}
-	if d := cmp.Diff(md.Highest(), map[rpm.Key]rpm.NEVRA{lib.Key(): lib, svc10.Key(): svc10}); d != "" {
-		t.Errorf("highest (-got +want): %s", d)
-	}
-	if d := cmp.Diff(md.GroupIDs(), []string{"updates-storage", "updates-worker"}); d != "" {
-		t.Error(d)
-	}
 }
 
 func TestLoadTakesEveryCompressionThatCreaterepoWrites(t *testing.T) {
