@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"net/http"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -337,6 +338,21 @@ func TestWhatAnAdministratorChangesIsReportedAtOnce(t *testing.T) {
 	}
 	w.write("run/node_is_patched_rr", "")
 	w.reported(func(r host.Report) bool { return r.RequiresReboot })
+}
+
+func TestARebuiltPackageDatabaseIsWatchedToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg("a", "1-1"))
+	w.start()
+	w.desire(w.publish(nil), nil)
+	w.reported(func(r host.Report) bool { return r.Current() })
+	for _, version := range []string{"3-1", "4-1"} {
+		if out, err := exec.Command("rpm", "--root", w.root, "--dbpath", "/var/lib/rpm", "--rebuilddb").CombinedOutput(); err != nil {
+			t.Fatalf("rpm --rebuilddb: %v\n%s", err, out)
+		}
+		installertest.RPM(t, w.root, append([]string{"-U"}, installertest.Files(t, pkg("a", version))...)...)
+		w.reported(func(r host.Report) bool { return len(r.Installed) == 1 && r.Installed[0].Have.EVR.String() == version })
+	}
 }
 
 func TestAControllerThatForgotTheHostIsToldAgain(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,26 +21,29 @@ type changed struct {
 
 // watch sees changes of the host as they happen, so that nothing has to look again and again.
 type watch struct {
-	f        *os.File
-	run, rpm int32        // descriptors of the two folders
-	seen     chan changed // room for one; newer observations are merged into it
+	f             *os.File
+	path          string       // folder of the package database
+	run, lib, rpm int32        // descriptors of the folder of flags, and of the database and the one that holds it
+	seen          chan changed // room for one; newer observations are merged into it
 }
 
 // openWatch watches the folder of the flag files and the lock of the package database. The lock is opened for writing by
-// whoever changes packages and by nobody else, and its closing is the end of a transaction, also of a killed one.
+// whoever changes packages and by nobody else, and its closing is the end of a transaction, also of a killed one. The
+// folder of the database is replaced when the database is rebuilt (rpm --rebuilddb), so the one that holds it is watched, too.
 func openWatch(t tree) (*watch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch the host: %w", err)
 	}
-	w := &watch{f: os.NewFile(uintptr(fd), "inotify"), seen: make(chan changed, 1)}
+	w := &watch{f: os.NewFile(uintptr(fd), "inotify"), path: t.path(rpmDir), seen: make(chan changed, 1)}
 	for _, d := range []struct {
 		to   *int32
 		path string
 		mask uint32
 	}{
 		{&w.run, t.path(t.run), unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_ONLYDIR},
-		{&w.rpm, t.path(rpmDir), unix.IN_CLOSE_WRITE | unix.IN_ONLYDIR},
+		{&w.lib, filepath.Dir(w.path), unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_ONLYDIR},
+		{&w.rpm, w.path, databaseMask},
 	} {
 		wd, err := unix.InotifyAddWatch(fd, d.path, d.mask)
 		if err != nil {
@@ -47,6 +52,27 @@ func openWatch(t tree) (*watch, error) {
 		*d.to = int32(wd)
 	}
 	return w, nil
+}
+
+const databaseMask = unix.IN_CLOSE_WRITE | unix.IN_ONLYDIR
+
+// follow watches the database's folder that has taken the place of another one.
+func (w *watch) follow() error {
+	raw, err := w.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var werr error
+	err = raw.Control(func(fd uintptr) {
+		var wd int
+		if wd, werr = unix.InotifyAddWatch(int(fd), w.path, databaseMask); werr == nil {
+			w.rpm = int32(wd)
+		}
+	})
+	if errors.Is(werr, fs.ErrNotExist) {
+		return err // replaced once more; that is told, too
+	}
+	return errors.Join(err, werr)
 }
 
 // read delivers changes until ctx ends.
@@ -63,7 +89,13 @@ func (w *watch) read(ctx context.Context) error {
 			}
 			return fmt.Errorf("cannot watch the host: %w", err)
 		}
-		if c := w.parse(buf[:n]); c != (changed{}) {
+		c, replaced := w.parse(buf[:n])
+		if replaced {
+			if err := w.follow(); err != nil {
+				return fmt.Errorf("cannot watch %s: %w", w.path, err)
+			}
+		}
+		if c != (changed{}) {
 			w.tell(c)
 		}
 	}
@@ -78,8 +110,8 @@ func (w *watch) tell(c changed) {
 	w.seen <- c
 }
 
-func (w *watch) parse(b []byte) changed {
-	var c changed
+// parse reads events. replaced says that there is another folder where the database's was.
+func (w *watch) parse(b []byte) (c changed, replaced bool) {
 	for len(b) >= unix.SizeofInotifyEvent { // struct inotify_event: wd, mask, cookie, length of the name, the name
 		wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
 		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(b[12:]))
@@ -90,12 +122,14 @@ func (w *watch) parse(b []byte) changed {
 		b = b[end:]
 		switch {
 		case mask&unix.IN_Q_OVERFLOW != 0:
-			return changed{flags: true, packages: true}
+			return changed{flags: true, packages: true}, true
 		case wd == w.run && (name == flagLocked || name == flagPatched || name == flagReboot):
 			c.flags = true
 		case wd == w.rpm && name == rpmLock:
 			c.packages = true
+		case wd == w.lib && name == filepath.Base(w.path):
+			c.packages, replaced = true, true
 		}
 	}
-	return c
+	return c, replaced
 }
