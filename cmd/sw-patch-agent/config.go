@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -93,15 +92,7 @@ func loadConfig(path string) (fileConfig, error) {
 	if c.ScriptLimit <= 0 {
 		return c, problem.Errorf(problem.Invalid, "script-limit must be more than 0, not %s", c.ScriptLimit)
 	}
-	return c, new(slog.Level).UnmarshalText([]byte(c.LogLevel))
-}
-
-func (c fileConfig) level() slog.Level {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		panic("internal error: log-level was not checked: " + err.Error())
-	}
-	return l
+	return c, nil
 }
 
 // identityDir is where key and certificates are.

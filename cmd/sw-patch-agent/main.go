@@ -22,6 +22,7 @@ import (
 	"github.com/starpatch/starpatch/internal/agent"
 	"github.com/starpatch/starpatch/internal/agentlink"
 	"github.com/starpatch/starpatch/internal/config"
+	"github.com/starpatch/starpatch/internal/daemon"
 	"github.com/starpatch/starpatch/internal/installer/dnf"
 	"github.com/starpatch/starpatch/internal/version"
 	"github.com/starpatch/starpatch/problem"
@@ -94,10 +95,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // serve puts the parts together and runs them until ctx ends.
 func serve(ctx context.Context, cfg fileConfig, readyFD int, stderr io.Writer) error {
 	debug.SetMemoryLimit(memoryLimit)
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.level()}))
+	log, err := daemon.Logger(stderr, cfg.LogLevel)
+	if err != nil {
+		return err
+	}
 	slog.SetDefault(log)
 	var ready sync.Once
-	link, err := connect(ctx, cfg, log, func() { ready.Do(func() { announce(log, readyFD) }) })
+	link, err := connect(ctx, cfg, log, func() { ready.Do(func() { daemon.Announce(log, readyFD) }) })
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -172,21 +176,5 @@ func connect(ctx context.Context, cfg fileConfig, log *slog.Logger, acked func()
 			timer.Stop()
 			return nil, context.Cause(ctx)
 		}
-	}
-}
-
-// announce tells whoever started us that we are ready.
-func announce(log *slog.Logger, fd int) {
-	if fd < 0 {
-		return
-	}
-	f := os.NewFile(uintptr(fd), "ready")
-	if f == nil {
-		log.Warn("cannot announce readiness: the descriptor is not open", "fd", fd)
-		return
-	}
-	_, err := f.WriteString("ready\n")
-	if err := errors.Join(err, f.Close()); err != nil {
-		log.Warn("cannot announce readiness", "err", err)
 	}
 }

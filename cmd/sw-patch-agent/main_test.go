@@ -38,7 +38,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		{"a relative root", good + "root: here\n", exitFailure, "root must be an absolute path"},
 		{"an unknown driver", good + "driver: magic\n", exitFailure, "driver must be systemd or lab"},
 		{"a local address that is none", good + "local-address: here\n", exitFailure, "local-address must be an IP address"},
-		{"an unknown log level", good + "log-level: loud\n", exitFailure, "loud"},
+		{"an unknown log level", good + "log-level: loud\n", exitFailure, "log-level must be debug, info, warn or error"},
 		{"no time for scripts", good + "script-limit: 0s\n", exitFailure, "script-limit must be more than 0"},
 		{"a host that has not joined and has no token", good + "state-dir: STATE\n", exitFailure, "make a token on a controller"},
 		{"a token file that is not there", good + "state-dir: STATE\ntoken-file: /nonexistent\n", exitFailure, "token file /nonexistent does not exist"},

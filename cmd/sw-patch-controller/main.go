@@ -17,6 +17,7 @@ import (
 
 	"github.com/starpatch/starpatch/internal/config"
 	"github.com/starpatch/starpatch/internal/controllerd"
+	"github.com/starpatch/starpatch/internal/daemon"
 	"github.com/starpatch/starpatch/internal/version"
 	"github.com/starpatch/starpatch/problem"
 )
@@ -123,29 +124,13 @@ func exactArgs(n int) cobra.PositionalArgs {
 
 // serve runs the daemon until ctx ends.
 func (p *program) serve(ctx context.Context, cfg controllerd.Config, readyFD int) error {
-	log, err := controllerd.NewLogger(p.err, cfg.LogLevel)
+	log, err := daemon.Logger(p.err, cfg.LogLevel)
 	if err != nil {
 		return err
 	}
 	slog.SetDefault(log)
-	d := &controllerd.Daemon{Config: cfg, Log: log, Ready: func() { announce(log, readyFD) }}
+	d := &controllerd.Daemon{Config: cfg, Log: log, Ready: func() { daemon.Announce(log, readyFD) }}
 	return d.Run(ctx)
-}
-
-// announce tells whoever started us that we are ready.
-func announce(log *slog.Logger, fd int) {
-	if fd < 0 {
-		return
-	}
-	f := os.NewFile(uintptr(fd), "ready")
-	if f == nil {
-		log.Warn("cannot announce readiness: the descriptor is not open", "fd", fd)
-		return
-	}
-	_, err := f.WriteString("ready\n")
-	if err := errors.Join(err, f.Close()); err != nil {
-		log.Warn("cannot announce readiness", "err", err)
-	}
 }
 
 func (p *program) init(path *string) *cobra.Command {

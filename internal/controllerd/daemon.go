@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log"
 	"log/slog"
@@ -41,7 +40,7 @@ const (
 	stopTimeout   = 5 * time.Second  // for requests under way when the daemon stops
 )
 
-// Daemon is one controller. Make it with New, run it once with Run.
+// Daemon is one controller. Config and Log have to be set. Run it once.
 type Daemon struct {
 	Config Config
 	Log    *slog.Logger
@@ -60,15 +59,6 @@ type listener struct {
 	net.Listener
 	info api.Listener
 	run  func(ctx context.Context, l net.Listener) error
-}
-
-// NewLogger returns the logger that a configuration asks for, writing to w.
-func NewLogger(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, problem.Errorf(problem.Invalid, "log-level must be debug, info, warn or error, not %q", level)
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
 }
 
 // Run serves until ctx ends and returns when all has been closed.
