@@ -218,4 +218,3 @@ func (c *Client) VerifyJournal(ctx context.Context) (api.JournalCheck, error) {
 	err := c.get(ctx, "/api/v1/journal/verify", nil, &r)
 	return r, err
 }
-
