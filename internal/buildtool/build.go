@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -62,12 +64,13 @@ type buildOptions struct {
 	id, release, status, reboot string
 	summary, desc, warn, inst   string
 	requires                    []string
-	unremovable, activeOnly     bool
+	unremovable, activeOnly     switched
 	personalities               map[host.Personality]*[]string // paths
 	allNodes                    []string
 	preApply, preRemove         string
 	key, signRPMs, outputDir    string
-	level                       int
+	compressLevel               string
+	level                       int      // compressLevel, checked
 	plain                       []string // RPM paths without a personality
 	fs                          *pflag.FlagSet
 }
@@ -78,7 +81,7 @@ func parseBuild(args []string) (*buildOptions, error) {
 	f.StringVar(&o.id, "id", "", "")
 	f.StringVar(&o.release, "release", "", "")
 	f.StringVar(&o.status, "status", string(patch.Development), "")
-	f.BoolVar(&o.unremovable, "unremovable", false, "")
+	onOff(f, &o.unremovable, "unremovable", "")
 	f.StringVar(&o.reboot, "reboot-required", "", "")
 	f.StringVar(&o.summary, "summary", "", "")
 	f.StringVar(&o.desc, "desc", "", "")
@@ -91,11 +94,11 @@ func parseBuild(args []string) (*buildOptions, error) {
 	f.StringArrayVar(&o.allNodes, "all-nodes", nil, "")
 	f.StringVar(&o.preApply, "pre-apply", "", "")
 	f.StringVar(&o.preRemove, "pre-remove", "", "")
-	f.BoolVar(&o.activeOnly, "apply-active-release-only", false, "")
+	onOff(f, &o.activeOnly, "apply-active-release-only", "")
 	f.StringVar(&o.key, "key", "", "")
 	f.StringVar(&o.signRPMs, "sign-rpms", "", "")
 	f.StringVar(&o.outputDir, "output-dir", ".", "")
-	f.IntVar(&o.level, "compress-level", patchfile.Fastest, "")
+	f.StringVar(&o.compressLevel, "compress-level", strconv.Itoa(patchfile.Fastest), "")
 	if err := parse(f, args); err != nil {
 		return nil, err
 	}
@@ -131,8 +134,8 @@ func (o *buildOptions) metadata(env Env) (patch.Metadata, error) {
 		}
 		m.Requires = append(m.Requires, id)
 	}
-	if o.level < 0 || o.level > patchfile.Smallest {
-		return m, problem.Errorf(problem.Invalid, "cannot take --compress-level %d; expected 0 to %d", o.level, patchfile.Smallest)
+	if o.level, err = strconv.Atoi(o.compressLevel); err != nil || o.level < 0 || o.level > patchfile.Smallest {
+		return m, problem.Errorf(problem.Invalid, "cannot take --compress-level %s; expected 0 to %d", o.compressLevel, patchfile.Smallest)
 	}
 	if !o.hasRPM() {
 		return m, problem.Errorf(problem.Invalid, "Cannot generate empty patch")
@@ -149,7 +152,7 @@ func (o *buildOptions) metadata(env Env) (patch.Metadata, error) {
 	return m, nil
 }
 
-func yes(on bool) string {
+func yes(on switched) string {
 	if on {
 		return "Y"
 	}
@@ -182,7 +185,10 @@ type rpmFile struct {
 func (s *rpmSet) add(path string) (string, error) {
 	name := filepath.Base(path)
 	info, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(path, "--"):
+		return "", problem.Errorf(problem.Invalid, "cannot read the RPM %s: there is no such file; if it is meant as an option, give it before the first RPM", path)
+	case err != nil:
 		return "", fmt.Errorf("cannot read the RPM: %w", err)
 	}
 	if i, ok := s.index[name]; ok {

@@ -3,6 +3,7 @@
 package buildtool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -111,34 +114,59 @@ func newFlags() *pflag.FlagSet {
 
 // parse reads args, with every unique abbreviation of an option meaning that option.
 func parse(f *pflag.FlagSet, args []string) error {
-	help := f.BoolP("help", "h", false, "")
+	var help switched
+	onOff(f, &help, "help", "h")
 	var names []string
 	f.VisitAll(func(g *pflag.Flag) { names = append(names, g.Name) })
+	var ambiguous error
 	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		match := ""
+		if slices.Contains(names, name) {
+			return pflag.NormalizedName(name)
+		}
+		var matches []string
 		for _, n := range names {
-			if n == name {
-				return pflag.NormalizedName(n)
-			}
 			if strings.HasPrefix(n, name) {
-				if match != "" {
-					return pflag.NormalizedName(name) // ambiguous, so unknown
-				}
-				match = n
+				matches = append(matches, "--"+n)
 			}
 		}
-		if match != "" {
-			return pflag.NormalizedName(match)
+		switch len(matches) {
+		case 0:
+			return pflag.NormalizedName(name)
+		case 1:
+			return pflag.NormalizedName(matches[0][2:])
 		}
+		ambiguous = problem.Errorf(problem.Invalid, "--%s is short for more than one option: %s", name, strings.Join(matches, ", "))
 		return pflag.NormalizedName(name)
 	})
 	if err := f.Parse(args); err != nil {
-		return usageError{err}
+		return usageError{cmp.Or(ambiguous, err)}
 	}
-	if *help {
+	if help {
 		return errHelp
 	}
 	return nil
+}
+
+// switched is the value of an option that is given or not: it takes no argument, not even after =.
+type switched bool
+
+// given is what pflag hands to Set for an option without an argument; no argument can be this.
+const given = "\x00"
+
+func (s *switched) Set(arg string) error {
+	if arg != given {
+		return problem.Errorf(problem.Invalid, "the option takes no argument")
+	}
+	*s = true
+	return nil
+}
+
+func (s *switched) String() string { return strconv.FormatBool(bool(*s)) }
+func (s *switched) Type() string   { return "bool" }
+
+// onOff defines an option without an argument, with a one-letter form if short is not empty.
+func onOff(f *pflag.FlagSet, p *switched, name, short string) {
+	f.VarPF(p, name, short, "").NoOptDefVal = given
 }
 
 // defaultKey is where a developer's build tree has its signing key, below $MY_REPO.

@@ -32,10 +32,10 @@ func Modify(ctx context.Context, env Env) int {
 func runModify(ctx context.Context, env Env) (err error) {
 	f := newFlags()
 	var file, key, trust string
-	var obsolete, released, development bool
-	f.BoolVar(&obsolete, "obsolete", false, "")
-	f.BoolVar(&released, "released", false, "")
-	f.BoolVar(&development, "development", false, "")
+	var obsolete, released, development switched
+	onOff(f, &obsolete, "obsolete", "")
+	onOff(f, &released, "released", "")
+	onOff(f, &development, "development", "")
 	f.StringVar(&file, "file", "", "")
 	f.StringVar(&key, "key", "", "")
 	f.StringVar(&trust, "trust", "", "")
@@ -44,7 +44,7 @@ func runModify(ctx context.Context, env Env) (err error) {
 	}
 	var status []patch.Status
 	for _, c := range []struct {
-		given  bool
+		given  switched
 		status patch.Status
 	}{{obsolete, patch.ObsoleteOBS}, {released, patch.Released}, {development, patch.Development}} {
 		if c.given {

@@ -116,9 +116,12 @@ func readTrust(env Env, dir, key string) (patchfile.Trust, error) {
 		return env.LoadTrust(dir)
 	}
 	if key == "" {
+		if env.Getenv("MY_REPO") == "" {
+			return patchfile.Trust{}, problem.Errorf(problem.Invalid, "no key to verify with: give --trust DIR or --key FILE, or set MY_REPO to a build tree that has %s", defaultKey)
+		}
 		private, path, err := signingKey("", env)
 		if err != nil {
-			return patchfile.Trust{}, problem.Errorf(problem.Invalid, "no key to verify with: give --trust DIR or --key FILE (%v)", err)
+			return patchfile.Trust{}, fmt.Errorf("no key to verify with: %w; give --trust DIR or --key FILE", err)
 		}
 		k, err := patchfile.NewKey(private.Public())
 		return trustOf(k, classOf(path)), err
