@@ -9,6 +9,8 @@ package controller
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/starpatch/starpatch/internal/store"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/patch/patchfile"
+	"github.com/starpatch/starpatch/problem"
 )
 
 // Config are the settings of a controller.
@@ -213,15 +216,25 @@ func (c *Controller) enter(ctx context.Context) (leave func(), err error) {
 	}
 }
 
-// hostNamed finds a host by name or IP address.
-func (s *snapshot) hostNamed(arg string) (hostEntry, bool) {
+// hostNamed finds a host by name or IP address. An address that several hosts had, one after the other or behind one
+// gateway, names none of them: the wrong one must not be installed or dropped.
+func (s *snapshot) hostNamed(arg string) (hostEntry, error) {
 	if e, ok := s.hosts.get(arg); ok && e.rev > 0 {
-		return e, true
+		return e, nil
 	}
+	var found hostEntry
+	var names []string
 	for _, e := range s.hosts.all {
-		if e.rev > 0 && e.host.IP == arg {
-			return e, true
+		if e.rev > 0 && e.host.IP == arg && arg != "" {
+			found, names = e, append(names, e.host.Name)
 		}
 	}
-	return hostEntry{}, false
+	switch len(names) {
+	case 0:
+		return hostEntry{}, problem.Errorf(problem.NotFound, "Unknown host specified: %s", arg)
+	case 1:
+		return found, nil
+	}
+	slices.Sort(names)
+	return hostEntry{}, problem.Errorf(problem.Conflict, "%s is the address of several hosts: %s; give the name of one, and drop those that are gone", arg, strings.Join(names, ", "))
 }

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -18,9 +17,9 @@ func (c *Controller) InstallHost(ctx context.Context, actor, arg string, force b
 	id := c.cfg.NewID()
 	var op api.Operation
 	err := c.commit(ctx, func(s *snapshot) (*change, error) {
-		e, ok := s.hostNamed(arg)
-		if !ok {
-			return nil, problem.Errorf(problem.NotFound, "Unknown host specified: %s", arg)
+		e, err := s.hostNamed(arg)
+		if err != nil {
+			return nil, err
 		}
 		name := e.host.Name
 		if o := e.desired.Operation; o != nil {
@@ -106,13 +105,10 @@ func (c *Controller) decideProgress(s *snapshot, name string, p agentlink.Progre
 	if o == nil || o.ID != p.Operation {
 		return nil, nil // of an operation that ended or was dropped: heard twice
 	}
-	op, ok := s.ops.get(o.ID)
-	if !ok {
-		return nil, nil
-	}
 	ch := &change{}
 	if !p.Final() {
-		if stage(p.State) <= stage(op.op.State) {
+		op, ok := s.ops.get(o.ID)
+		if !ok || stage(p.State) <= stage(op.op.State) {
 			return nil, nil
 		}
 		next := op.op
@@ -154,14 +150,18 @@ func (ch *change) putOperation(o api.Operation, rev int64) error {
 
 // finish ends the operation of a host: the host has nothing more to do, and the operation says how it went.
 func (c *Controller) finish(ch *change, s *snapshot, e hostEntry, end agentlink.Progress) error {
-	o := e.desired.Operation
 	d := e.desired
 	d.Operation = nil
 	if err := ch.put(desiredPrefix+d.Host, e.drev, d, func(s *snapshot, rev int64) { s.setDesired(d, rev) }); err != nil {
 		return err
 	}
 	ch.wake = append(ch.wake, d.Host)
-	op, ok := s.ops.get(o.ID)
+	return ch.endOperation(s, d.Host, end)
+}
+
+// endOperation says in the record of an operation, and in the journal, how it ended.
+func (ch *change) endOperation(s *snapshot, name string, end agentlink.Progress) error {
+	op, ok := s.ops.get(end.Operation)
 	if !ok {
 		return nil
 	}
@@ -170,7 +170,7 @@ func (c *Controller) finish(ch *change, s *snapshot, e hostEntry, end agentlink.
 	if err := ch.putOperation(next, op.rev); err != nil {
 		return err
 	}
-	ch.tell(Fact{Actor: cmp.Or(e.host.Name, d.Host), Action: "host-install", Subject: d.Host, Operation: o.ID, Outcome: end.State, Detail: map[string]any{"detail": end.Detail}})
+	ch.tell(Fact{Actor: name, Action: "host-install", Subject: name, Operation: end.Operation, Outcome: end.State, Detail: map[string]any{"detail": end.Detail}})
 	return nil
 }
 
@@ -178,9 +178,9 @@ func (c *Controller) finish(ch *change, s *snapshot, e hostEntry, end agentlink.
 func (c *Controller) DropHost(ctx context.Context, actor, arg string) (api.Messages, error) {
 	var name string
 	err := c.commit(ctx, func(s *snapshot) (*change, error) {
-		e, ok := s.hostNamed(arg)
-		if !ok {
-			return nil, problem.Errorf(problem.NotFound, "Unknown host specified: %s", arg)
+		e, err := s.hostNamed(arg)
+		if err != nil {
+			return nil, err
 		}
 		name = e.host.Name
 		o := e.desired.Operation

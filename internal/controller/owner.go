@@ -106,7 +106,9 @@ func (c *Controller) own(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case r := <-c.requests:
-			c.serve(ctx, r)
+			for next := &r; next != nil; {
+				next = c.serve(ctx, *next)
+			}
 		}
 	}
 }
@@ -118,8 +120,8 @@ type member struct {
 }
 
 // serve takes a request and as many waiting ones as fit into one transaction with it: a thousand reports at once cost a
-// few dozen commits.
-func (c *Controller) serve(ctx context.Context, first request) {
+// few dozen commits. It returns the one that it took and that did not fit.
+func (c *Controller) serve(ctx context.Context, first request) (left *request) {
 	var batch []member
 	keys := map[string]bool{}
 	ops, bytes := 0, 0
@@ -167,7 +169,6 @@ func (c *Controller) serve(ctx context.Context, first request) {
 		return false
 	}
 	take(first)
-	var left *request
 gather:
 	for ops < batchOps && bytes < batchBytes {
 		select {
@@ -181,9 +182,7 @@ gather:
 		}
 	}
 	c.save(ctx, batch)
-	if left != nil {
-		c.serve(ctx, *left)
-	}
+	return left
 }
 
 // save commits a batch and answers its requests. After a conflict or an unknown outcome the state is read again; after a

@@ -2,12 +2,14 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/starpatch/starpatch/api"
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/agentlink"
 	"github.com/starpatch/starpatch/problem"
@@ -214,6 +216,14 @@ func (c *Controller) greet(ctx context.Context, ses *session, hello agentlink.He
 		}
 		d := e.desired
 		d.Format, d.Host, d.Release = recordFormat, ses.host, hello.Facts.Release
+		if o := d.Operation; o != nil && e.desired.Release != d.Release {
+			// Nothing would ever end it: what it was to install belongs to a release that the host has left.
+			d.Operation = nil
+			end := agentlink.Progress{Operation: o.ID, State: api.OperationFailed, Detail: fmt.Sprintf("%s was to install for release %s and runs release %s now", ses.host, e.desired.Release, d.Release)}
+			if err := ch.endOperation(s, ses.host, end); err != nil {
+				return nil, err
+			}
+		}
 		if now := s.epochOf(ses.host); hello.Epoch > now {
 			// The agent followed a state that is lost: a controller installed anew, or restored from an older backup.
 			d.Base += hello.Epoch - now
@@ -293,6 +303,11 @@ func (c *Controller) decideReport(s *snapshot, name string, r host.Report) (*cha
 	e, ok := s.hosts.get(name)
 	if !ok || e.rev == 0 {
 		return nil, errDropped
+	}
+	if r.Revision > s.releases[r.Release].Revision {
+		// Of a generation that a lost or restored controller had made. Another one will get its number, and what the host
+		// said of the one must not pass for the other: it has not reported yet.
+		r.Revision = 0
 	}
 	ch := &change{}
 	if !sameReport(e.host.Report, r) || e.host.Reported.IsZero() {
