@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -383,9 +384,13 @@ func (a *Agent) take(d agentlink.Desired) error {
 		switch {
 		case d.Epoch < have.Epoch:
 			return problem.Errorf(problem.Conflict, "the desired state has epoch %d and this host has made %d durable", d.Epoch, have.Epoch)
-		case d.Epoch == have.Epoch:
+		case reflect.DeepEqual(d, *have):
 			a.compare = a.compare || a.state.Report.Revision != d.Revision
 			return nil
+		case d.Epoch == have.Epoch:
+			// One controller never says two things with one epoch: this one was restored from an older copy of its store and
+			// has come as far by another way. What it wants now is what counts.
+			a.log.Warn("the desired state has changed without a new epoch; was the controller's state restored?", "epoch", d.Epoch)
 		}
 	}
 	if d.Release != a.hello.Facts.Release {

@@ -365,6 +365,19 @@ func TestAControllerThatForgotTheHostIsToldAgain(t *testing.T) {
 	w.reported(func(r host.Report) bool { return r.Current() })
 }
 
+func TestARestoredControllerIsFollowedThoughItsEpochsRepeat(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg("a", "1-1"))
+	w.start()
+	w.desire(w.publish(nil), nil)
+	w.reported(func(r host.Report) bool { return r.Revision == 1 && r.Current() })
+	d := w.publish(nil, pkg("a", "2-1"))
+	w.epoch--
+	d.Epoch = w.epoch
+	w.give(d)
+	w.reported(func(r host.Report) bool { return r.Revision == 2 && !r.Current() })
+}
+
 func TestDesiredStateSurvivesAndOldEpochsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))
