@@ -7,12 +7,10 @@
 package blob
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -68,15 +66,7 @@ func (s *Store) path(digest string) (string, error) {
 	return filepath.Join(s.dir, contents, digest[:2], digest), nil
 }
 
-// Has tells whether there is a blob with this hash.
-func (s *Store) Has(digest string) (bool, error) {
-	_, err := s.stat(digest)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
+// stat finds a blob, or returns ErrNotFound.
 func (s *Store) stat(digest string) (fs.FileInfo, error) {
 	path, err := s.path(digest)
 	if err != nil {
@@ -101,45 +91,6 @@ func (s *Store) Open(digest string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// Verify reads a blob and checks that its content still has its hash.
-func (s *Store) Verify(ctx context.Context, digest string) (err error) {
-	f, err := s.Open(digest)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	got, _, err := digestOf(ctx, io.Discard, f)
-	if err != nil {
-		return err
-	}
-	if got != digest {
-		return problem.Errorf(problem.Conflict, "the blob %s was changed on disk: its content has the hash %s", digest, got)
-	}
-	return nil
-}
-
-// digestOf copies r to w and returns the hash and the size of what went through.
-func digestOf(ctx context.Context, w io.Writer, r io.Reader) (string, int64, error) {
-	h := sha256.New()
-	n, err := io.CopyBuffer(io.MultiWriter(w, h), struct{ io.Reader }{reader{ctx, r}}, make([]byte, 256<<10))
-	return sum(h), n, err
-}
-
-func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
-
-// reader ends with ctx.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.r.Read(p)
-}
-
 // mode of a blob: nobody may write it, and whoever can reach a repository that links it may read it.
 const mode = 0o444
 
@@ -161,23 +112,6 @@ func (s *Store) Put(content []byte) (string, error) {
 		return "", s.cannotWrite(err)
 	}
 	return digest, nil
-}
-
-// PutFrom stores what r has durably, without holding it in memory, and returns its hash and its size in bytes.
-func (s *Store) PutFrom(ctx context.Context, r io.Reader) (string, int64, error) {
-	spool, err := s.newSpool()
-	if err != nil {
-		return "", 0, err
-	}
-	f, err := spool.create("content")
-	if err != nil {
-		return "", 0, errors.Join(err, spool.Discard())
-	}
-	digest, n, err := digestOf(ctx, f, r)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return "", 0, errors.Join(err, spool.Discard())
-	}
-	return digest, n, s.keep(spool, []kept{{name: "content", digest: digest, size: n}})
 }
 
 // Link gives a blob the further name dst, which must not exist. On another file system, or when the blob has as many

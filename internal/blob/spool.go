@@ -21,9 +21,7 @@ type Spool struct {
 }
 
 // Spool returns an empty spool.
-func (s *Store) Spool() (patchfile.Spool, error) { return s.newSpool() }
-
-func (s *Store) newSpool() (*Spool, error) {
+func (s *Store) Spool() (patchfile.Spool, error) {
 	dir, err := os.MkdirTemp(filepath.Join(s.dir, spools), "spool-")
 	if err != nil {
 		return nil, s.cannotWrite(err)
@@ -33,14 +31,6 @@ func (s *Store) newSpool() (*Spool, error) {
 
 // Create makes an empty file.
 func (sp *Spool) Create(name string) (patchfile.SpoolFile, error) {
-	f, err := sp.create(name)
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-func (sp *Spool) create(name string) (*spoolFile, error) {
 	if name == "" || strings.ContainsAny(name, "/\x00") || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("cannot use %q as the name of a spooled file", name)
 	}
@@ -82,49 +72,34 @@ func (f *spoolFile) Write(p []byte) (int, error) {
 
 // Keep makes spooled files durable under their hashes and uses the spool up, whatever happens. Content that is there
 // already stays. The hashes are taken from the members: patchfile computed them while the files were written.
-func (s *Store) Keep(spool patchfile.Spool, members []patchfile.Member) error {
+func (s *Store) Keep(spool patchfile.Spool, members []patchfile.Member) (err error) {
 	sp, ok := spool.(*Spool)
 	if !ok || sp.store != s {
 		return errors.New("internal error: a spool of another store")
 	}
-	files := make([]kept, 0, len(members))
-	for _, m := range members {
-		files = append(files, kept{name: m.Name, digest: m.SHA256, size: m.Size})
-	}
-	return s.keep(sp, files)
-}
-
-// kept is a spooled file that is to become a blob.
-type kept struct {
-	name   string
-	digest string
-	size   int64
-}
-
-func (s *Store) keep(sp *Spool, files []kept) (err error) {
 	defer func() { err = errors.Join(err, sp.Discard()) }()
 	var moves []durable.Move
 	var dirs []string
 	seen := map[string]bool{}
-	for _, f := range files {
-		to, err := s.path(f.digest)
+	for _, m := range members {
+		to, err := s.path(m.SHA256)
 		if err != nil {
 			return err
 		}
-		if seen[f.digest] {
+		if seen[m.SHA256] {
 			continue
 		}
-		seen[f.digest] = true
-		from := filepath.Join(sp.dir, f.name)
+		seen[m.SHA256] = true
+		from := filepath.Join(sp.dir, m.Name)
 		if fi, err := os.Lstat(from); err != nil {
 			return err
-		} else if fi.Size() != f.size {
-			return fmt.Errorf("the spooled file %s has %d bytes, not %d", f.name, fi.Size(), f.size)
+		} else if fi.Size() != m.Size {
+			return fmt.Errorf("the spooled file %s has %d bytes, not %d", m.Name, fi.Size(), m.Size)
 		}
 		dirs = append(dirs, filepath.Dir(to))
 		// One that is there is durable, except for its name if its own process died too early; hence the folder is
 		// synced for it too. A different size can only be damage: the new one takes its place.
-		if fi, err := os.Lstat(to); err == nil && fi.Size() == f.size {
+		if fi, err := os.Lstat(to); err == nil && fi.Size() == m.Size {
 			continue
 		}
 		moves = append(moves, durable.Move{From: from, To: to})
