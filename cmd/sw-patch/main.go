@@ -28,7 +28,7 @@ func run() int {
 		UID:             os.Geteuid(),
 		Width:           cli.TextWidth(os.Getenv, os.Stdout, os.Stderr, os.Stdin),
 		Dots:            cli.IsTerminal(os.Stdout),
-		Progress:        cli.IsTerminal(os.Stderr),
+		Progress:        cli.Columns(os.Stderr),
 		Version:         version.Version,
 		Uninterruptible: func() { signal.Ignore(os.Interrupt) },
 	})

@@ -36,7 +36,7 @@ func TextWidth(getenv func(string) string, files ...*os.File) int {
 		}
 	}
 	if cols == 0 && getenv("TERM") != "" {
-		cols = 80
+		cols = usual
 	}
 	if cols <= 60 {
 		return narrow
@@ -46,6 +46,20 @@ func TextWidth(getenv func(string) string, files ...*os.File) int {
 
 // IsTerminal says whether f is one.
 func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// usual is the width of a terminal that does not tell its own, in columns.
+const usual = 80
+
+// Columns is how wide the terminal f is; 0 if f is none.
+func Columns(f *os.File) int {
+	if !IsTerminal(f) {
+		return 0
+	}
+	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+		return w
+	}
+	return usual
+}
 
 // Output is standard output as a command sees it: buffered, remembering its first error, and with control characters
 // other than tab and newline made visible, since names and texts in it come from patch files and hosts.

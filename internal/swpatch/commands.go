@@ -16,7 +16,8 @@ type command struct {
 	flags  []string // options without a value
 	valued []string // options with a value
 
-	atLeast, atMost int // words besides options; atMost < 0: any number
+	atLeast, atMost int  // words besides options; atMost < 0: any number
+	files           bool // the words are files or folders, else names of patches and hosts
 	everybody       bool
 	uninterruptible bool
 	later           bool // comes with a later version
@@ -31,8 +32,10 @@ func (c command) wants() string {
 		return "no arguments are expected"
 	case c.atLeast == c.atMost:
 		return fmt.Sprintf("expected %s", c.usage)
-	default:
+	case c.atLeast > 0:
 		return fmt.Sprintf("expected %s, with at least one argument", c.usage)
+	default:
+		return fmt.Sprintf("expected %s", c.usage)
 	}
 }
 
@@ -46,13 +49,13 @@ func commands() []command {
 			name: "upload", usage: "FILE...",
 			help:    []string{"Upload one or more patches to the patching system."},
 			more:    "Each file is named <patch ID>.patch. It is checked whole - integrity, signature, release, packages - before anything of it is kept.",
-			atLeast: 1, atMost: -1, uninterruptible: true, run: upload,
+			atLeast: 1, atMost: -1, files: true, uninterruptible: true, run: upload,
 		},
 		{
 			name: "upload-dir", usage: "DIR...",
 			help:    []string{"Upload patches from one or more directories to the patching system."},
 			more:    "Every *.patch file directly inside the directories is uploaded, as by upload. The directories are those of this machine.",
-			atLeast: 1, atMost: -1, uninterruptible: true, run: uploadDir,
+			atLeast: 1, atMost: -1, files: true, uninterruptible: true, run: uploadDir,
 		},
 		{
 			name: "apply", usage: "ID... | --all [--release R]",

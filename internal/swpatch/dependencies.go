@@ -79,6 +79,9 @@ func completion(ctx context.Context, s *session, o cli.Options) error {
 // operationLog prints the kept output of an installation.
 func operationLog(ctx context.Context, s *session, o cli.Options) error {
 	r, err := s.ctl.OperationLog(ctx, o.Words[0])
+	if s.onCompatPort(err) {
+		return problem.Errorf(problem.NotSupported, "cannot show the output of an installation over the compatibility port: unset STARPATCH_URL to use the controller's socket")
+	}
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func hostInstall(ctx context.Context, s *session, o cli.Options) error {
 
 // notStarted explains a refused request. The refusals of the controller itself read as those of the compatible API.
 func (s *session) notStarted(host string, err error) error {
-	if s.Getenv("STARPATCH_URL") != "" && problem.KindOf(err) == problem.NotFound && !fromOwnAPI(err) {
+	if s.onCompatPort(err) {
 		return problem.Errorf(problem.NotSupported, "cannot follow an installation over the compatibility port: unset STARPATCH_URL to use the controller's socket, or use host-install-async %s and query-hosts", host)
 	}
 	if fromOwnAPI(err) {
@@ -53,6 +53,11 @@ func (s *session) notStarted(host string, err error) error {
 		return errSaid
 	}
 	return err
+}
+
+// onCompatPort says that err is the answer of a port that does not have our own API.
+func (s *session) onCompatPort(err error) bool {
+	return s.Getenv("STARPATCH_URL") != "" && problem.KindOf(err) == problem.NotFound && !fromOwnAPI(err)
 }
 
 // fromOwnAPI says that the controller itself refused, in a problem document.

@@ -30,7 +30,7 @@ type Env struct {
 	UID      int    // effective user id: what is not 0 may only look
 	Width    int    // of running text, in columns
 	Dots     bool   // standard output is a terminal: waiting may show
-	Progress bool   // standard error is a terminal: uploads show a bar
+	Progress int    // columns of the terminal that standard error is, for the bar of an upload; 0 if it is none
 	Version  string // of the program
 
 	// Uninterruptible is called before a command that must not be stopped half-way.
@@ -126,6 +126,10 @@ func (s *session) run(ctx context.Context) error {
 	}
 	if n := len(words.Words); n < cmd.atLeast || cmd.atMost >= 0 && n > cmd.atMost {
 		return usagef("%s: %s", name, cmd.wants())
+	}
+	if i := slices.IndexFunc(words.Words, func(w string) bool { return strings.Contains(w, "/") }); i >= 0 && !cmd.files {
+		// In a URL it would be two names: "delete A/B" would delete both, "drop-host A/B" would drop A.
+		return problem.Errorf(problem.Invalid, "%q is no name of a patch or host: it has a slash", words.Words[i])
 	}
 	if s.ctl, err = connect(s.Getenv); err != nil {
 		return err

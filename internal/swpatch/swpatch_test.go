@@ -220,7 +220,7 @@ func TestCommandLinesThatAreNotUnderstood(t *testing.T) {
 		{"upload", "upload: expected FILE..., with at least one argument"},
 		{"apply", "apply: expected patch IDs, or --all"},
 		{"apply --alll", "apply: --alll is not an option here; known: --all, --skip-semantic, --release"},
-		{"query one two", "query: expected [--release R] [all | applied | available | committed], with at least one argument"},
+		{"query one two", "query: expected [--release R] [all | applied | available | committed]"},
 		{"query installed", `query: "installed" is not a filter; expected one of all, applied, available, committed`},
 		{"query --release", "query: option --release needs a value"},
 		{"query-hosts x", "query-hosts: no arguments are expected"},

@@ -134,8 +134,43 @@ func cause(err error) error {
 	return err
 }
 
-// barEvery is how often a progress bar is drawn at most.
-const barEvery = 50 * time.Millisecond
+// The progress bar of an upload.
+const (
+	barEvery   = 50 * time.Millisecond // how often it is drawn at most
+	barWidth   = 20                    // of the bar itself, in columns
+	barLeast   = 5                     // the same in a narrow terminal
+	barFrame   = 11                    // what stands beside name and bar: per cent, strokes, blanks
+	barDetails = 36                    // amounts, speed and times, at their longest
+)
+
+// bar makes the progress bar of one file. It never fills the terminal's line: a bar that wraps cannot be overwritten.
+// What has no room is left out, the details first.
+func (s *session) bar(name string, size int64) *progressbar.ProgressBar {
+	runes := []rune(name)
+	room := s.Progress - barFrame - len(runes) - barDetails
+	details := room >= barLeast
+	if !details {
+		room = max(s.Progress-barFrame-len(runes), barLeast)
+		runes = runes[:min(len(runes), max(s.Progress-barFrame-barLeast, 0))]
+	}
+	return progressbar.NewOptions64(size,
+		progressbar.OptionSetWriter(s.Stderr),
+		progressbar.OptionSetDescription(cli.Visible(string(runes))),
+		progressbar.OptionShowBytes(details),
+		progressbar.OptionSetElapsedTime(details),
+		progressbar.OptionSetPredictTime(details),
+		progressbar.OptionSetRenderBlankState(true),
+		progressbar.OptionThrottle(barEvery),
+		progressbar.OptionUseIECUnits(true),
+		progressbar.OptionSetWidth(min(room, barWidth)),
+		progressbar.OptionClearOnFinish(),
+		func(b *progressbar.ProgressBar) {
+			if details {
+				progressbar.OptionShowCount()(b)
+			}
+		},
+	)
+}
 
 // send uploads one file under its name as typed. Standard error shows how far it is if it is a terminal.
 func (s *session) send(ctx context.Context, path string) (api.Messages, error) {
@@ -153,20 +188,10 @@ func (s *session) send(ctx context.Context, path string) (api.Messages, error) {
 		return api.Messages{}, problem.Errorf(problem.Invalid, "cannot read %s: %v", path, cause(err))
 	}
 	defer f.Close() // only read
-	if !s.Progress {
+	if s.Progress == 0 {
 		return s.ctl.Upload(ctx, path, f, nil)
 	}
-	bar := progressbar.NewOptions64(info.Size(),
-		progressbar.OptionSetWriter(s.Stderr),
-		progressbar.OptionSetDescription(cli.Visible(filepath.Base(path))),
-		progressbar.OptionShowBytes(true),
-		progressbar.OptionShowCount(),
-		progressbar.OptionSetRenderBlankState(true),
-		progressbar.OptionThrottle(barEvery),
-		progressbar.OptionUseIECUnits(true),
-		progressbar.OptionSetWidth(20),
-		progressbar.OptionClearOnFinish(),
-	)
+	bar := s.bar(filepath.Base(path), info.Size())
 	m, err := s.ctl.Upload(ctx, path, f, func(sent int64) {
 		_ = bar.Set64(sent) // a bar that cannot be drawn must not stop an upload
 	})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // accept answers an upload with the name and size of what came; it does not care how the client cut the stream.
@@ -100,9 +101,29 @@ func TestUploadStopsWithoutAController(t *testing.T) {
 func TestUploadShowsItsProgressToATerminalOnly(t *testing.T) {
 	folder(t)
 	env, stdout, stderr := environment(map[string]string{"STARPATCH_SOCKET": controller{"POST /v1/upload": accept(t)}.listen(t)}, "upload", "a.patch")
-	env.Progress = true
+	env.Progress = 80
 	code := Run(t.Context(), env)
 	if code != 0 || stdout.String() != "file: a.patch 1048576 is now available\n\n" || !strings.HasPrefix(stderr.String(), "\ra.patch   0% |                    | ( 0 B/1.0 MiB) ") || !strings.HasSuffix(stderr.String(), " \r") {
 		t.Errorf("got %d, %q, %q", code, stdout, stderr)
+	}
+}
+
+func TestUploadBarsNeverFillTheLine(t *testing.T) {
+	folder(t)
+	long := strings.Repeat("LONG_", 30) + "0001.patch"
+	if err := os.Rename("a.patch", long); err != nil {
+		t.Fatal(err)
+	}
+	for _, columns := range []int{20, 40, 66, 80, 200, 300} {
+		env, stdout, stderr := environment(map[string]string{"STARPATCH_SOCKET": controller{"POST /v1/upload": accept(t)}.listen(t)}, "upload", long)
+		env.Progress = columns
+		if code := Run(t.Context(), env); code != 0 {
+			t.Fatalf("got %d, %q, %q", code, stdout, stderr)
+		}
+		for line := range strings.SplitSeq(stderr.String(), "\r") {
+			if n := utf8.RuneCountInString(line); n >= columns {
+				t.Errorf("%d columns: a line of %d: %q", columns, n, line)
+			}
+		}
 	}
 }
