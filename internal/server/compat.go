@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -27,7 +26,6 @@ const maxForm = 1 << 20
 
 // call is one request as a handler sees it.
 type call struct {
-	ctx    context.Context
 	w      http.ResponseWriter
 	r      *http.Request
 	args   []string   // segments after the route (patching)
@@ -109,7 +107,7 @@ func (s *Server) compat(rt route, args []string, w http.ResponseWriter, r *http.
 		compatRefuse(w, http.StatusMethodNotAllowed, r.Method+" is not a method of "+rt.pattern+"; use "+strings.Join(rt.methods, " or "))
 		return
 	}
-	c := &call{ctx: r.Context(), w: w, r: r, args: args, caller: callerOf(r)}
+	c := &call{w: w, r: r, args: args, caller: callerOf(r)}
 	if err := admit(c.caller, rt.role); err != nil {
 		compatRefuse(w, statusOf(problem.KindOf(err)), err.Error())
 		return
@@ -152,12 +150,10 @@ func (s *Server) compatError(rt route, r *http.Request, err error) (reply, error
 }
 
 func allows(methods []string, m string) bool {
-	for _, a := range methods {
-		if a == m || a == http.MethodGet && m == http.MethodHead {
-			return true
-		}
+	if m == http.MethodHead {
+		m = http.MethodGet
 	}
-	return false
+	return slices.Contains(methods, m)
 }
 
 // accepts lists the media types of the Accept header without parameters; none when there is no header.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -41,7 +42,11 @@ func stack() slog.Value { return slog.StringValue(string(debug.Stack())) }
 
 // refuse answers with a problem document (RFC 9457).
 func refuse(w http.ResponseWriter, kind problem.Kind, detail string) {
-	status := statusOf(kind)
+	refuseAs(w, statusOf(kind), kind, detail)
+}
+
+// refuseAs is refuse with a status that no kind has.
+func refuseAs(w http.ResponseWriter, status int, kind problem.Kind, detail string) {
 	text, err := json.Marshal(api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Kind: string(kind)})
 	if err != nil {
 		panic("internal error: cannot encode a problem: " + err.Error())
@@ -67,7 +72,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 func (s *Server) own(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer s.recovered(r, func() { refuse(w, problem.Internal, "internal error") })
-		c := &call{ctx: r.Context(), w: w, r: r, caller: callerOf(r)}
+		c := &call{w: w, r: r, caller: callerOf(r)}
 		if err := admit(c.caller, rt.role); err != nil {
 			refuse(w, problem.KindOf(err), err.Error())
 			return
@@ -93,12 +98,8 @@ func writeOwn(w http.ResponseWriter, rep reply) {
 	if err != nil {
 		panic("internal error: cannot encode a reply: " + err.Error())
 	}
-	status := rep.status
-	if status == 0 {
-		status = http.StatusOK
-	}
 	w.Header().Set("Content-Type", "application/json")
-	write(w, status, append(text, '\n'))
+	write(w, cmp.Or(rep.status, http.StatusOK), append(text, '\n'))
 }
 
 // unknown answers paths and methods that the mux does not know with problem documents.
@@ -110,13 +111,7 @@ func (s *Server) unknown(mux *http.ServeMux) http.Handler {
 		}
 		if allowed := methodsOf(mux, r); len(allowed) > 0 {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			w.Header().Set("Content-Type", "application/problem+json")
-			text, err := json.Marshal(api.Problem{Type: "about:blank", Title: http.StatusText(http.StatusMethodNotAllowed), Status: http.StatusMethodNotAllowed,
-				Detail: r.Method + " is not a method of this route; use " + strings.Join(allowed, " or "), Kind: string(problem.Invalid)})
-			if err != nil {
-				panic("internal error: cannot encode a problem: " + err.Error())
-			}
-			write(w, http.StatusMethodNotAllowed, append(text, '\n'))
+			refuseAs(w, http.StatusMethodNotAllowed, problem.Invalid, r.Method+" is not a method of this route; use "+strings.Join(allowed, " or "))
 			return
 		}
 		refuse(w, problem.NotFound, "no such route: "+r.URL.Path)
@@ -164,7 +159,7 @@ func (s *Server) ready(*call) (reply, error) {
 	return said(map[string]string{"status": "ready"}, nil)
 }
 
-func (s *Server) status(c *call) (reply, error) { return said(s.Administration.Status(c.ctx)) }
+func (s *Server) status(c *call) (reply, error) { return said(s.Administration.Status(c.r.Context())) }
 
 func (s *Server) installHost(c *call) (reply, error) {
 	var req api.InstallRequest
@@ -176,7 +171,7 @@ func (s *Server) installHost(c *call) (reply, error) {
 	if req.Force && c.caller.Role < Admin {
 		return reply{}, problem.Errorf(problem.Forbidden, "%s may not force an installation", c.caller.Name)
 	}
-	op, err := s.Patching.InstallHost(c.ctx, c.caller.Name, c.r.PathValue("host"), req.Force)
+	op, err := s.Patching.InstallHost(c.r.Context(), c.caller.Name, c.r.PathValue("host"), req.Force)
 	if err != nil {
 		return reply{}, err
 	}
@@ -190,14 +185,14 @@ func (s *Server) operation(c *call) (reply, error) {
 	if admits(accepts(c.r), "text/event-stream") {
 		return reply{}, s.followOperation(c, id)
 	}
-	return said(s.Administration.Operation(c.ctx, id))
+	return said(s.Administration.Operation(c.r.Context(), id))
 }
 
 // followOperation sends every state of an operation as a server-sent event until the final one.
 func (s *Server) followOperation(c *call, id string) error {
 	started := false
 	out := http.NewResponseController(c.w)
-	err := s.Administration.FollowOperation(c.ctx, id, func(o api.Operation) error {
+	err := s.Administration.FollowOperation(c.r.Context(), id, func(o api.Operation) error {
 		text, err := json.Marshal(o)
 		if err != nil {
 			return err
@@ -220,43 +215,43 @@ func (s *Server) followOperation(c *call, id string) error {
 }
 
 func (s *Server) operationLog(c *call) (reply, error) {
-	return said(s.Administration.OperationLog(c.ctx, c.r.PathValue("id")))
+	return said(s.Administration.OperationLog(c.r.Context(), c.r.PathValue("id")))
 }
 
-func (s *Server) tokens(c *call) (reply, error) { return said(s.Administration.Tokens(c.ctx)) }
+func (s *Server) tokens(c *call) (reply, error) { return said(s.Administration.Tokens(c.r.Context())) }
 
 func (s *Server) createToken(c *call) (reply, error) {
 	var req api.TokenRequest
 	if err := body(c, &req); err != nil {
 		return reply{}, err
 	}
-	t, err := s.Administration.CreateToken(c.ctx, c.caller.Name, req)
+	t, err := s.Administration.CreateToken(c.r.Context(), c.caller.Name, req)
 	return reply{status: http.StatusCreated, value: t}, err
 }
 
-func (s *Server) trust(c *call) (reply, error) { return said(s.Administration.Trust(c.ctx)) }
+func (s *Server) trust(c *call) (reply, error) { return said(s.Administration.Trust(c.r.Context())) }
 
 func (s *Server) addTrust(c *call) (reply, error) {
 	var req api.TrustRequest
 	if err := body(c, &req); err != nil {
 		return reply{}, err
 	}
-	k, err := s.Administration.AddTrust(c.ctx, c.caller.Name, req)
+	k, err := s.Administration.AddTrust(c.r.Context(), c.caller.Name, req)
 	return reply{status: http.StatusCreated, value: k}, err
 }
 
 func (s *Server) removeTrust(c *call) (reply, error) {
-	return reply{status: http.StatusNoContent}, s.Administration.RemoveTrust(c.ctx, c.caller.Name, c.r.PathValue("class"), c.r.PathValue("name"))
+	return reply{status: http.StatusNoContent}, s.Administration.RemoveTrust(c.r.Context(), c.caller.Name, c.r.PathValue("class"), c.r.PathValue("name"))
 }
 
-func (s *Server) feeds(c *call) (reply, error) { return said(s.Administration.Feeds(c.ctx)) }
+func (s *Server) feeds(c *call) (reply, error) { return said(s.Administration.Feeds(c.r.Context())) }
 
 func (s *Server) addFeed(c *call) (reply, error) {
 	var req api.FeedRequest
 	if err := body(c, &req); err != nil {
 		return reply{}, err
 	}
-	f, err := s.Administration.AddFeed(c.ctx, c.caller.Name, req)
+	f, err := s.Administration.AddFeed(c.r.Context(), c.caller.Name, req)
 	return reply{status: http.StatusCreated, value: f}, err
 }
 
@@ -269,9 +264,9 @@ func (s *Server) journal(c *call) (reply, error) {
 		}
 		after = n
 	}
-	return said(s.Administration.Journal(c.ctx, after))
+	return said(s.Administration.Journal(c.r.Context(), after))
 }
 
 func (s *Server) verifyJournal(c *call) (reply, error) {
-	return said(s.Administration.VerifyJournal(c.ctx))
+	return said(s.Administration.VerifyJournal(c.r.Context()))
 }

@@ -14,10 +14,10 @@ import (
 // The handlers of the patching service, in the order of the route table.
 
 func (s *Server) query(c *call) (reply, error) {
-	return said(s.Patching.Query(c.ctx, c.one("show"), c.one("release")))
+	return said(s.Patching.Query(c.r.Context(), c.one("show"), c.one("release")))
 }
 
-func (s *Server) show(c *call) (reply, error) { return said(s.Patching.Show(c.ctx, c.args)) }
+func (s *Server) show(c *call) (reply, error) { return said(s.Patching.Show(c.r.Context(), c.args)) }
 
 // upload streams the part "file" of a form into the controller. The rest of the body is read before the answer is
 // sent, so that a client which sends first and listens then gets to hear the refusal.
@@ -38,8 +38,8 @@ func (s *Server) upload(c *call) (reply, error) {
 		if part.FormName() != "file" || part.FileName() == "" {
 			continue
 		}
-		m, err := s.Patching.Upload(c.ctx, c.caller.Name, part.FileName(), limited{part})
-		if _, derr := io.Copy(io.Discard, c.r.Body); derr != nil && c.ctx.Err() == nil {
+		m, err := s.Patching.Upload(c.r.Context(), c.caller.Name, part.FileName(), limited{part})
+		if _, derr := io.Copy(io.Discard, c.r.Body); derr != nil && c.r.Context().Err() == nil {
 			s.Log.Debug("an upload ended early", "err", derr)
 		}
 		return said(m, err)
@@ -88,32 +88,32 @@ func (s *Server) uploadDir(*call) (reply, error) {
 }
 
 func (s *Server) apply(c *call) (reply, error) {
-	return said(s.Patching.Apply(c.ctx, c.caller.Name, c.args, api.ApplyOptions{SkipSemantic: c.is("skip-semantic", "yes"), Release: c.one("release")}))
+	return said(s.Patching.Apply(c.r.Context(), c.caller.Name, c.args, api.ApplyOptions{SkipSemantic: c.is("skip-semantic", "yes"), Release: c.one("release")}))
 }
 
 func (s *Server) remove(c *call) (reply, error) {
-	return said(s.Patching.Remove(c.ctx, c.caller.Name, c.args, api.RemoveOptions{
+	return said(s.Patching.Remove(c.r.Context(), c.caller.Name, c.args, api.RemoveOptions{
 		RemoveUnremovable: c.is("removeunremovable", "yes"), SkipAppCheck: c.is("skipappcheck", "yes"), SkipSemantic: c.is("skip-semantic", "yes")}))
 }
 
 func (s *Server) delete(c *call) (reply, error) {
-	return said(s.Patching.Delete(c.ctx, c.caller.Name, c.args))
+	return said(s.Patching.Delete(c.r.Context(), c.caller.Name, c.args))
 }
 
-func (s *Server) queryHosts(c *call) (reply, error) { return said(s.Patching.QueryHosts(c.ctx)) }
+func (s *Server) queryHosts(c *call) (reply, error) { return said(s.Patching.QueryHosts(c.r.Context())) }
 
 func (s *Server) whatRequires(c *call) (reply, error) {
-	return said(s.Patching.WhatRequires(c.ctx, c.args))
+	return said(s.Patching.WhatRequires(c.r.Context(), c.args))
 }
 
 func (s *Server) queryDependencies(c *call) (reply, error) {
-	return said(s.Patching.QueryDependencies(c.ctx, c.args, c.is("recursive", "yes")))
+	return said(s.Patching.QueryDependencies(c.r.Context(), c.args, c.is("recursive", "yes")))
 }
 
-func (s *Server) isApplied(c *call) (reply, error) { return said(s.Patching.IsApplied(c.ctx, c.args)) }
+func (s *Server) isApplied(c *call) (reply, error) { return said(s.Patching.IsApplied(c.r.Context(), c.args)) }
 
 func (s *Server) isAvailable(c *call) (reply, error) {
-	return said(s.Patching.IsAvailable(c.ctx, c.args))
+	return said(s.Patching.IsAvailable(c.r.Context(), c.args))
 }
 
 func (s *Server) hostInstall(*call) (reply, error) {
@@ -124,7 +124,7 @@ func (s *Server) hostInstallAsync(c *call) (reply, error) {
 	if len(c.args) == 0 {
 		return reply{}, rejected{problem.Errorf(problem.Invalid, "Host must be specified for install")}
 	}
-	op, err := s.Patching.InstallHost(c.ctx, c.caller.Name, c.args[0], slices.Contains(c.args[1:], "force"))
+	op, err := s.Patching.InstallHost(c.r.Context(), c.caller.Name, c.args[0], slices.Contains(c.args[1:], "force"))
 	if err != nil {
 		return lines(err)
 	}
@@ -135,7 +135,7 @@ func (s *Server) dropHost(c *call) (reply, error) {
 	if len(c.args) == 0 {
 		return reply{}, rejected{problem.Errorf(problem.Invalid, "Host must be specified")}
 	}
-	m, err := s.Patching.DropHost(c.ctx, c.caller.Name, c.args[0])
+	m, err := s.Patching.DropHost(c.r.Context(), c.caller.Name, c.args[0])
 	if err != nil {
 		return lines(err)
 	}

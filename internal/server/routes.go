@@ -1,6 +1,9 @@
 package server
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Service is a group of routes with one style of refusals. A listener names the services that it serves.
 type Service string
@@ -98,7 +101,7 @@ var prefixes = []struct {
 	prefix  string
 	service Service
 }{
-	{"/api/v1/", OwnService}, {"/api/", OwnService}, {"/healthz", OwnService}, {"/readyz", OwnService},
+	{"/api/", OwnService}, {"/healthz", OwnService}, {"/readyz", OwnService},
 	{"/feed/", RepositoryService}, {"/updates/", RepositoryService},
 	{"/", PatchingService},
 }
@@ -106,13 +109,8 @@ var prefixes = []struct {
 // serviceOf returns the service that answers for a path on a listener with these services.
 func serviceOf(path string, served []Service) Service {
 	for _, p := range prefixes {
-		if !strings.HasPrefix(path, p.prefix) {
-			continue
-		}
-		for _, s := range served {
-			if s == p.service {
-				return s
-			}
+		if strings.HasPrefix(path, p.prefix) && slices.Contains(served, p.service) {
+			return p.service
 		}
 	}
 	return OwnService
