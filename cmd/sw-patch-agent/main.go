@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starpatch/starpatch/internal/agent"
@@ -50,23 +50,24 @@ func main() {
 
 // run executes the command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("sw-patch-agent", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := pflag.NewFlagSet("sw-patch-agent", pflag.ContinueOnError)
+	flags.Usage = func() {} // we print it where it belongs
 	path := flags.String("config", defaultConfig, "configuration `file`")
+	help := flags.BoolP("help", "h", false, "help for sw-patch-agent")
 	show := flags.Bool("print-config", false, "print the configuration with everything filled in, and end")
 	readyFD := flags.Int("ready-fd", -1, "write a line to this file `descriptor` when a controller knows this host, and close it")
-	tell := flags.Bool("version", false, "print the version, and end")
+	tell := flags.BoolP("version", "v", false, "version for sw-patch-agent")
 	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return exitOK
-		}
-		return exitUsage
+		return failed(stderr, err, exitUsage)
 	}
 	if flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "sw-patch-agent: unexpected argument %q\n", flags.Arg(0))
-		return exitUsage
+		return failed(stderr, fmt.Errorf("unexpected argument %q", flags.Arg(0)), exitUsage)
 	}
 	err := func() error {
+		if *help {
+			_, err := fmt.Fprint(stdout, about+flags.FlagUsages())
+			return err
+		}
 		if *tell {
 			_, err := fmt.Fprintln(stdout, "sw-patch-agent version "+version.Version)
 			return err
@@ -86,10 +87,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return serve(ctx, cfg, *readyFD, stderr)
 	}()
 	if err != nil {
-		fmt.Fprintln(stderr, "sw-patch-agent: "+err.Error())
-		return exitFailure
+		return failed(stderr, err, exitFailure)
 	}
 	return exitOK
+}
+
+// about stands above the list of flags.
+const about = `Keep this host as its controllers want it: compare, install when an operator asked for it, report
+
+Usage:
+  sw-patch-agent [flags]
+
+Flags:
+`
+
+// failed says why the program ends with code. There is nowhere to say that this failed.
+func failed(stderr io.Writer, err error, code int) int {
+	_, _ = fmt.Fprintln(stderr, "Error: "+err.Error())
+	return code
 }
 
 // serve puts the parts together and runs them until ctx ends.

@@ -57,8 +57,10 @@ func TestCommandLine(t *testing.T) {
 	if code, out, _ := agentRun(t, "--version"); code != exitOK || !strings.HasPrefix(out, "sw-patch-agent version ") {
 		t.Errorf("--version: %d, %q", code, out)
 	}
-	if code, _, err := agentRun(t, "--help"); code != exitOK || !strings.Contains(err, "-ready-fd") {
-		t.Errorf("--help: %d, %q", code, err)
+	for _, arg := range []string{"--help", "-h"} {
+		if code, out, err := agentRun(t, arg); code != exitOK || err != "" || !strings.Contains(out, "Usage:\n  sw-patch-agent [flags]\n") || !strings.Contains(out, "      --ready-fd descriptor ") {
+			t.Errorf("%s: %d, %q, %q", arg, code, out, err)
+		}
 	}
 	if code, _, err := agentRun(t, "--bogus"); code != exitUsage || !strings.Contains(err, "bogus") {
 		t.Errorf("--bogus: %d, %q", code, err)
