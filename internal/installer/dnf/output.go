@@ -64,7 +64,8 @@ func (s *said) note(line []byte) {
 			*to = append(*to, text)
 		}
 	}
-	if strings.Contains(lower, "scriptlet failed") || strings.Contains(lower, "error in") && strings.Contains(lower, "scriptlet") {
+	// Of a scriptlet in Lua rpm says that the script failed, and neither its exit code nor the word scriptlet tell.
+	if strings.Contains(lower, "scriptlet failed") || strings.Contains(lower, "lua script failed") || strings.Contains(lower, "error in") && strings.Contains(lower, "scriptlet") {
 		add(&s.scriptlets)
 		add(&s.errors)
 		return
