@@ -9,6 +9,8 @@ import (
 	"github.com/starpatch/starpatch/internal/durable/durabletest"
 )
 
+// A power cut stops the machine as a whole, so the process is frozen before its disk is cut. A disk that fails under the
+// running process is another thing and not asserted here: see docs/adr/0001-state-store.md.
 func TestSoakAPowerCutLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	rounds := 2
@@ -19,13 +21,11 @@ func TestSoakAPowerCutLosesNothingAcknowledged(t *testing.T) {
 	random := rand.New(rand.NewPCG(uint64(*seed), 1))
 	d := durabletest.NewDisk(t)
 	acked := map[int]int{}
-	for round := range rounds {
+	for range rounds {
 		c := start(t, d.Dir, acked)
 		c.read(t, 1+random.IntN(2000))
-		if round%2 == 0 { // the machine stops as a whole; else the disk fails under the running process
-			if err := c.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+		if err := c.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
 		}
 		d.Cut(t)
 		c.kill(t)
