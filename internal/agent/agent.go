@@ -200,7 +200,7 @@ func (a *Agent) begin(boot string) error {
 	s.Format, s.Boot = format, boot
 	if j := a.unfinished; j != nil && s.Result != nil && s.Result.Operation == j.Operation {
 		a.unfinished = nil // it had ended; only what follows that had not been done
-		if err := errors.Join(durable.Remove(a.journalFile()), a.tools.Clean(), a.fetch.clean(), a.tree.removeScriptDirs()); err != nil {
+		if err := errors.Join(a.tools.Clean(), a.fetch.clean(), a.tree.removeScriptDirs(), durable.Remove(a.journalFile())); err != nil {
 			return err
 		}
 	}

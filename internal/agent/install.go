@@ -411,9 +411,9 @@ func (a *Agent) ended(ctx context.Context, in *install, failure error) error {
 		a.compare = true
 	}
 	return errors.Join(
-		durable.Remove(a.journalFile()),
 		a.tools.Clean(), a.fetch.clean(),
 		a.tree.removeScriptDirs(),
+		durable.Remove(a.journalFile()), // last: while it is there, the next start cleans up too
 		a.tree.set(flagFailed, failure != nil, ""),
 		a.tree.set(flagInstalling, false, ""),
 		a.report(),
