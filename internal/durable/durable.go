@@ -103,12 +103,19 @@ func RenameAll(moves []Move) error {
 	return SyncDirs(dirs)
 }
 
-// Exchange swaps two files or folders of one file system in one atomic step.
-func Exchange(a, b string) error {
-	if err := exchange(a, b); err != nil {
-		return &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
+// Replace makes the finished folder dir visible at path in one step, its contents durable first. What stood at path lies
+// at dir afterwards, for the caller to remove; if nothing stood there, nothing does. Both are on one file system.
+func Replace(dir, path string) error {
+	if err := syncTree(dir); err != nil {
+		return err
 	}
-	return SyncDirs([]string{filepath.Dir(a), filepath.Dir(b)})
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return Rename(dir, path)
+	}
+	if err := exchange(dir, path); err != nil {
+		return &os.LinkError{Op: "exchange", Old: dir, New: path, Err: err}
+	}
+	return SyncDirs([]string{filepath.Dir(dir), filepath.Dir(path)})
 }
 
 // Remove deletes a file or an empty folder; a missing one is not an error.
@@ -140,9 +147,9 @@ func SyncDirs(dirs []string) error {
 	return nil
 }
 
-// SyncTree makes a folder and everything in it durable: the contents of every regular file and the names in every
-// folder. Symbolic links are not followed. Call it on a folder that was filled under a temporary name, before [Rename].
-func SyncTree(dir string) error {
+// syncTree makes a folder and everything in it durable: the contents of every regular file and the names in every
+// folder. Symbolic links are not followed.
+func syncTree(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:

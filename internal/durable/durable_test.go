@@ -121,10 +121,7 @@ func TestFoldersAreFilledAsideAndMoved(t *testing.T) {
 	if err := os.Symlink("nowhere", filepath.Join(aside, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := SyncTree(filepath.Join(dir, "aside")); err != nil {
-		t.Fatal(err)
-	}
-	if err := Rename(filepath.Join(dir, "aside"), filepath.Join(dir, "live")); err != nil {
+	if err := Replace(filepath.Join(dir, "aside"), filepath.Join(dir, "live")); err != nil {
 		t.Fatal(err)
 	}
 	if got := content(t, filepath.Join(dir, "live", "deep", "a")); got != "1" {
@@ -135,7 +132,7 @@ func TestFoldersAreFilledAsideAndMoved(t *testing.T) {
 	}
 }
 
-func TestExchangeSwapsTwoFolders(t *testing.T) {
+func TestAReplacedFolderLiesAside(t *testing.T) {
 	dir := t.TempDir()
 	for _, n := range []string{"a", "b"} {
 		if err := MkdirAll(filepath.Join(dir, n), 0o755); err != nil {
@@ -145,11 +142,13 @@ func TestExchangeSwapsTwoFolders(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Exchange(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
+	if err := Replace(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	if got := content(t, filepath.Join(dir, "a", "name")); got != "b" {
-		t.Errorf("a holds %q after the exchange, want b's content", got)
+	for n, want := range map[string]string{"a": "b", "b": "a"} {
+		if got := content(t, filepath.Join(dir, n, "name")); got != want {
+			t.Errorf("%s holds %q, want %q", n, got, want)
+		}
 	}
 }
 

@@ -26,11 +26,10 @@ func TestWhatIsDoneSurvivesAPowerCut(t *testing.T) {
 	}
 	must(MkdirAll(at("a", "b", "c"), 0o755))
 	must(os.WriteFile(at("a", "b", "c", "file"), []byte("tree"), 0o600))
-	must(SyncTree(at("a")))
-	must(Rename(at("a"), at("live")))
+	must(Replace(at("a"), at("live")))
 	must(MkdirAll(at("other"), 0o755))
 	must(WriteFile(at("other", "name"), []byte("other"), 0o600))
-	must(Exchange(at("live"), at("other")))
+	must(Replace(at("live"), at("other")))
 	must(WriteFile(at("removed"), nil, 0o600))
 	must(Remove(at("removed")))
 	half, err := Create(at("half"), 0o600)

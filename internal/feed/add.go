@@ -95,13 +95,7 @@ func (f *Feeds) publish(ctx context.Context, temp, live string, revision int64) 
 	if err := errors.Join(os.Chmod(temp, 0o755), repodata.Create(ctx, temp, revision, groups)); err != nil {
 		return err
 	}
-	if err := durable.SyncTree(temp); err != nil {
-		return err
-	}
-	if _, err := os.Lstat(live); errors.Is(err, fs.ErrNotExist) {
-		return durable.Rename(temp, live)
-	}
-	return durable.Exchange(temp, live)
+	return durable.Replace(temp, live)
 }
 
 // offer is one package that Add may bring in.

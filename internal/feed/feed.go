@@ -39,9 +39,6 @@ type cached struct {
 // New returns the feeds in the folder dir, which need not exist yet.
 func New(dir string) *Feeds { return &Feeds{dir: dir, headers: map[string]cached{}} }
 
-// Dir is the folder of all feeds.
-func (f *Feeds) Dir() string { return f.dir }
-
 // Path is the folder of a release's feed, whether it exists or not.
 func (f *Feeds) Path(release string) string { return filepath.Join(f.dir, "rel-"+release) }
 

@@ -96,7 +96,7 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 		t.Errorf("the same packages give different metadata elsewhere")
 	}
 	t.Run("more packages join it", func(t *testing.T) {
-		if err := os.Mkdir(filepath.Join(f.Dir(), aside+"interrupted"), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(f.dir, aside+"interrupted"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		got, err := f.Add(t.Context(), "19.09", packages(t, "svc=1.0-1", "extra=1-1"))
@@ -125,7 +125,7 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 			t.Errorf("index: %v, %v", index, err)
 		}
 	})
-	entries, err := os.ReadDir(f.Dir())
+	entries, err := os.ReadDir(f.dir)
 	if err != nil || len(entries) != 1 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
@@ -172,7 +172,7 @@ func TestAddRefusesWithoutATrace(t *testing.T) {
 			if repomd(t, f, "19.09") != before {
 				t.Error("the feed changed")
 			}
-			entries, err := os.ReadDir(f.Dir())
+			entries, err := os.ReadDir(f.dir)
 			if err != nil || len(entries) != 1 {
 				t.Errorf("left behind: %v, %v", entries, err)
 			}
@@ -190,13 +190,13 @@ func TestBaseOfAReleaseThatIsNotInstalled(t *testing.T) {
 
 func TestSweepRemovesInterruptedAdds(t *testing.T) {
 	f := New(t.TempDir())
-	if err := os.MkdirAll(filepath.Join(f.Dir(), aside+"1", "Packages"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(f.dir, aside+"1", "Packages"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Sweep(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(f.Dir(), aside+"1")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(f.dir, aside+"1")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("still there: %v", err)
 	}
 }

@@ -61,9 +61,6 @@ func (b *Builder) Path(release string, revision int64) string {
 	return filepath.Join(b.releaseDir(release), strconv.FormatInt(revision, 10))
 }
 
-// Dir is the folder of all generations.
-func (b *Builder) Dir() string { return b.dir }
-
 func (b *Builder) releaseDir(release string) string { return filepath.Join(b.dir, "rel-"+release) }
 
 // Build makes the generation unless it is there already, and returns it once it is durable. A folder of that revision
@@ -89,33 +86,19 @@ func (b *Builder) Build(ctx context.Context, g Generation) (Built, error) {
 	if err != nil {
 		return Built{}, cannotBuild(g, err)
 	}
-	if err := b.fill(ctx, temp, g); err != nil {
-		return Built{}, cannotBuild(g, errors.Join(err, os.RemoveAll(temp)))
+	err = b.fill(ctx, temp, g)
+	if err == nil {
+		err = durable.Replace(temp, b.Path(g.Release, g.Revision))
 	}
-	if err := publish(temp, b.Path(g.Release, g.Revision)); err != nil {
-		return Built{}, cannotBuild(g, errors.Join(err, os.RemoveAll(temp)))
+	// Whatever is there by then: a failed attempt, or what was replaced.
+	if err := errors.Join(err, os.RemoveAll(temp)); err != nil {
+		return Built{}, cannotBuild(g, err)
 	}
 	built, err := b.Check(ctx, g)
 	if err != nil {
 		return Built{}, cannotBuild(g, err)
 	}
 	return built, nil
-}
-
-// publish makes the finished folder temp visible as final, durably and whole, in the place of what may be there.
-func publish(temp, final string) error {
-	if err := durable.SyncTree(temp); err != nil {
-		return err
-	}
-	if _, err := os.Lstat(final); errors.Is(err, fs.ErrNotExist) {
-		return durable.Rename(temp, final)
-	} else if err != nil {
-		return err
-	}
-	if err := durable.Exchange(temp, final); err != nil {
-		return err
-	}
-	return os.RemoveAll(temp)
 }
 
 func cannotBuild(g Generation, err error) error {

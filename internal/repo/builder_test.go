@@ -286,7 +286,7 @@ func TestBuildTwiceIsOneGeneration(t *testing.T) {
 			t.Errorf("got %v, %v", again.RepomdSHA256, err)
 		}
 	})
-	entries, err := os.ReadDir(filepath.Join(b.Dir(), "rel-19.09"))
+	entries, err := os.ReadDir(filepath.Join(b.dir, "rel-19.09"))
 	if err != nil || len(entries) != 1 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
@@ -326,7 +326,7 @@ func TestBuildFailsWithoutATrace(t *testing.T) {
 			if err == nil || tc.is != nil && !errors.Is(err, tc.is) {
 				t.Errorf("got %v, want an error like %v", err, tc.is)
 			}
-			if left := tree(t, b.Dir()); len(left) > 0 {
+			if left := tree(t, b.dir); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
 		})
@@ -344,13 +344,13 @@ func TestSweepKeepsOnlyWhatIsAskedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(b.Dir(), "rel-19.09", aside+"123"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(b.dir, "rel-19.09", aside+"123"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Sweep(func(release string, revision int64) bool { return release == "19.09" && revision == 2 }); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := os.ReadDir(filepath.Join(b.Dir(), "rel-19.09"))
+	entries, err := os.ReadDir(filepath.Join(b.dir, "rel-19.09"))
 	if err != nil || len(entries) != 1 || entries[0].Name() != "2" {
 		t.Errorf("left: %v, %v", entries, err)
 	}
