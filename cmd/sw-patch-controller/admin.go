@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,11 @@ func (p *program) asking(path *string, do func(cmd *cobra.Command, c *client.Cli
 			return err
 		}
 		defer c.CloseIdle()
-		return do(cmd, c, args)
+		err = do(cmd, c, args)
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+			return problem.Errorf(problem.Unavailable, "%w; check that sw-patch-controller runs on this machine, or set STARPATCH_SOCKET to its socket", err)
+		}
+		return err
 	}
 }
 
@@ -142,7 +147,7 @@ func (p *program) token(path *string) *cobra.Command {
 				if t.Used {
 					state = "used"
 				}
-				if err := p.printf("%s  %s  %s until %s\n", t.ID, t.Host, state, t.Expires.Format(time.RFC3339)); err != nil {
+				if err := p.printf("%s  %s  %s, expires %s\n", t.ID, t.Host, state, t.Expires.Format(time.RFC3339)); err != nil {
 					return err
 				}
 			}

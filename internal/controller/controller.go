@@ -24,6 +24,12 @@ import (
 	"github.com/starpatch/starpatch/problem"
 )
 
+// What a configuration that does not say means.
+const (
+	DefaultOperations = 5         // kept per host
+	DefaultSpareSpace = 256 << 20 // bytes of the disk that uploads leave free
+)
+
 // Config are the settings of a controller.
 type Config struct {
 	Name         string           // host name of this controller
@@ -162,10 +168,10 @@ type Controller struct {
 // New returns a controller of these parts; it starts nothing.
 func New(cfg Config, parts Parts) *Controller {
 	if cfg.Operations == 0 {
-		cfg.Operations = 5
+		cfg.Operations = DefaultOperations
 	}
 	if cfg.SpareSpace == 0 {
-		cfg.SpareSpace = 256 << 20
+		cfg.SpareSpace = DefaultSpareSpace
 	}
 	if cfg.TokenTTL == 0 {
 		cfg.TokenTTL = time.Hour

@@ -2,6 +2,7 @@ package controllerd
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"io/fs"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/config"
+	"github.com/starpatch/starpatch/internal/controller"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/patch/patchfile"
 	"github.com/starpatch/starpatch/problem"
@@ -61,13 +63,17 @@ type Limits struct {
 
 // Defaults is the configuration without a file.
 func Defaults() Config {
-	return Config{DataDir: DefaultDataDir, Socket: DefaultSocket, Root: "/", DevMarker: defaultMarker, LogLevel: "info"}
+	return Config{DataDir: DefaultDataDir, Socket: DefaultSocket, Root: "/", DevMarker: defaultMarker, LogLevel: "info", Limits: Limits{}.withDefaults()}
 }
 
 // LoadConfig reads a configuration file over the defaults and fills in what follows from others.
 func LoadConfig(path string) (Config, error) {
 	c := Defaults()
-	if err := config.Load(path, &c); err != nil {
+	err := config.Load(path, &c)
+	if problem.KindOf(err) == problem.NotFound {
+		return Config{}, problem.Errorf(problem.NotFound, "%w; sw-patch-controller init writes one", err)
+	}
+	if err != nil {
 		return Config{}, err
 	}
 	return c.complete()
@@ -125,6 +131,7 @@ func (c Config) complete() (Config, error) {
 	if l := c.Limits; l.PatchSize < 0 || l.Members < 0 || l.Ratio < 0 || l.SpareSpace < 0 || l.Operations < 0 {
 		return c, problem.Errorf(problem.Invalid, "limits must not be negative")
 	}
+	c.Limits = c.Limits.withDefaults()
 	return c, nil
 }
 
@@ -160,6 +167,14 @@ func (c Config) updatesDir() string { return filepath.Join(c.DataDir, "updates")
 func (c Config) journalDir() string { return filepath.Join(c.DataDir, "journal") }
 func (c Config) pkiDir() string     { return filepath.Join(c.DataDir, "pki") }
 
+func (l Limits) withDefaults() Limits {
+	f := l.patchfile().WithDefaults()
+	return Limits{
+		PatchSize: f.Size, Members: f.Members, Ratio: f.Ratio,
+		SpareSpace: cmp.Or(l.SpareSpace, controller.DefaultSpareSpace), Operations: cmp.Or(l.Operations, controller.DefaultOperations),
+	}
+}
+
 func (l Limits) patchfile() patchfile.Limits {
 	return patchfile.Limits{Size: l.PatchSize, Members: l.Members, Ratio: l.Ratio}
 }
@@ -167,9 +182,6 @@ func (l Limits) patchfile() patchfile.Limits {
 // maxUpload is the largest body of an upload request, in bytes: a patch file is never larger than what is in it, but for
 // the little that packing and the form add.
 func (c Config) maxUpload() int64 {
-	size := c.Limits.PatchSize
-	if size == 0 {
-		size = 8 << 30
-	}
+	size := c.Limits.withDefaults().PatchSize
 	return size + size/64 + 1<<20
 }

@@ -39,7 +39,7 @@ const (
 // On error the spool is discarded. Errors about the file are of kind problem.Invalid or problem.TooLarge and carry one of the
 // sentences of this package; an error of r keeps its kind.
 func Open(r io.Reader, spool Spool, o Options) (*File, error) {
-	limits := o.Limits.withDefaults()
+	limits := o.Limits.WithDefaults()
 	op := &opener{spool: spool, keep: o.KeepTars, fanout: o.Fanout, left: limits.Members, sum: sha256.New(), buf: make([]byte, chunk),
 		header: map[string]rpm.Header{}, checks: map[patch.Action]string{},
 		f: &File{checks: map[patch.Action]Member{}, tars: map[string]Member{}}}

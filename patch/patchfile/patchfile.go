@@ -67,7 +67,8 @@ type Limits struct {
 // freeExpansion is how much may be unpacked before the ratio counts: the tars of a small patch are mostly padding.
 const freeExpansion = 16 << 20
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults fills in what is zero.
+func (l Limits) WithDefaults() Limits {
 	if l.Size == 0 {
 		l.Size = 8 << 30
 	}
