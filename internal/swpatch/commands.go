@@ -30,13 +30,10 @@ func (c command) wants() string {
 	switch {
 	case c.atMost == 0:
 		return "no arguments are expected"
-	case c.atLeast == c.atMost:
-		return fmt.Sprintf("expected %s", c.usage)
-	case c.atLeast > 0:
+	case c.atLeast > 0 && c.atLeast != c.atMost:
 		return fmt.Sprintf("expected %s, with at least one argument", c.usage)
-	default:
-		return fmt.Sprintf("expected %s", c.usage)
 	}
+	return fmt.Sprintf("expected %s", c.usage)
 }
 
 // listOfIDs follows the commands that take several patches.

@@ -14,20 +14,7 @@ func queryHosts(ctx context.Context, s *session, _ cli.Options) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case s.debug:
-		if err := s.printReply(); err != nil {
-			return err
-		}
-	case q.Error == "":
-		s.out.Text(hostTable(q.Hosts))
-	default:
-		s.refused(q.Error)
-	}
-	if q.Error != "" {
-		return errSaid
-	}
-	return nil
+	return s.result(q.Error, func() string { return hostTable(q.Hosts) })
 }
 
 // hostTable lists hosts by name.

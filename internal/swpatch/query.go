@@ -25,18 +25,22 @@ func query(ctx context.Context, s *session, o cli.Options) error {
 	if err != nil {
 		return err
 	}
+	return s.result(q.Error, func() string { return patchTable(q.Patches) + "\n" })
+}
+
+// result prints what was asked for, or the refusal that the answer holds instead.
+func (s *session) result(refusal string, text func() string) error {
 	switch {
 	case s.debug:
 		if err := s.printReply(); err != nil {
 			return err
 		}
-	case q.Error == "":
-		s.out.Text(patchTable(q.Patches))
-		s.out.Line("")
+	case refusal == "":
+		s.out.Text(text())
 	default:
-		s.refused(q.Error)
+		s.refused(refusal)
 	}
-	if q.Error != "" {
+	if refusal != "" {
 		return errSaid
 	}
 	return nil

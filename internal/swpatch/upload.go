@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +42,7 @@ func uploadDir(ctx context.Context, s *session, o cli.Options) error {
 	var all api.Messages
 	var failed error
 	sent := 0
-	for _, dir := range slices.Sorted(maps.Keys(set(o.Words))) {
+	for _, dir := range slices.Compact(slices.Sorted(slices.Values(o.Words))) {
 		files, err := patchFiles(dir)
 		if err != nil {
 			s.out.Line("Error: %s", err)
@@ -77,14 +76,6 @@ func uploadDir(ctx context.Context, s *session, o cli.Options) error {
 		s.texts(all)
 	}
 	return failed
-}
-
-func set(words []string) map[string]bool {
-	m := map[string]bool{}
-	for _, w := range words {
-		m[w] = true
-	}
-	return m
 }
 
 // carryOn decides what a failure of one file means for the others: without a controller the run ends with err, else the
