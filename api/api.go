@@ -81,7 +81,7 @@ type QueryHosts struct {
 type Operation struct {
 	ID       string    `json:"id"`
 	Host     string    `json:"host"`
-	Kind     string    `json:"kind"` // install
+	Kind     string    `json:"kind"` // [OperationInstall]
 	State    string    `json:"state"`
 	Detail   string    `json:"detail,omitempty"` // why it failed or was rejected, one sentence
 	Force    bool      `json:"force,omitempty"`
@@ -92,6 +92,9 @@ type Operation struct {
 	Updated  time.Time `json:"updated"`
 	Version  int64     `json:"version"` // store revision of this value; ids of server-sent events
 }
+
+// OperationInstall is the kind of operation that brings a host to a generation of its update repository.
+const OperationInstall = "install"
 
 // The states of an operation. Done, failed, rejected and restart-pending are final.
 const (

@@ -28,6 +28,7 @@ import (
 	"github.com/starpatch/starpatch/internal/agentlink"
 	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/internal/installer"
+	"github.com/starpatch/starpatch/internal/repo/repodata"
 	"github.com/starpatch/starpatch/internal/version"
 	"github.com/starpatch/starpatch/problem"
 )
@@ -76,9 +77,6 @@ const (
 // mustBeLocked is what an operator reads when an unlocked host refuses.
 // Source: starlingx/update cgcs-patch patch_agent.py (2019).
 const mustBeLocked = "Node must be locked."
-
-// kindInstall is the kind of operation that this agent knows.
-const kindInstall = "install"
 
 // Agent owns one host. Its Handler methods are called by the link; everything else happens in Run.
 type Agent struct {
@@ -462,7 +460,7 @@ func (a *Agent) unreject() error {
 }
 
 // groupID is the name of this host's group in update repositories.
-func (a *Agent) groupID() string { return "updates-" + string(a.Hello().Facts.Personality) }
+func (a *Agent) groupID() string { return repodata.GroupID(a.Hello().Facts.Personality) }
 
 // settle gives memory back after work: an agent is idle nearly always.
 func settle() { debug.FreeOSMemory() }

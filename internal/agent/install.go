@@ -28,8 +28,8 @@ func pid() string { return strconv.Itoa(os.Getpid()) + "\n" }
 // startOperation begins what an operator asked for, or rejects it at once; then there is no job.
 func (a *Agent) startOperation(ctx context.Context, d agentlink.Desired) (func() func() error, error) {
 	op := d.Operation
-	if op.Kind != kindInstall {
-		return nil, a.reject(op.ID, fmt.Sprintf("This agent cannot do an operation of kind %q; it knows %q.", op.Kind, kindInstall))
+	if op.Kind != api.OperationInstall {
+		return nil, a.reject(op.ID, fmt.Sprintf("This agent cannot do an operation of kind %q; it knows %q.", op.Kind, api.OperationInstall))
 	}
 	locked, err := a.tree.has(flagLocked)
 	if err != nil {

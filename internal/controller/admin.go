@@ -9,6 +9,7 @@ import (
 
 	"github.com/starpatch/starpatch/api"
 	"github.com/starpatch/starpatch/internal/agentlink"
+	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/patch"
 	"github.com/starpatch/starpatch/problem"
 )
@@ -29,8 +30,8 @@ func (c *Controller) Status(ctx context.Context) (api.Status, error) {
 		out.Listeners = c.cfg.Listeners()
 	}
 	warn := func(format string, args ...any) { out.Warnings = append(out.Warnings, fmt.Sprintf(format, args...)) }
-	if c.cfg.FsyncP99 > c.cfg.FsyncWarning {
-		warn("the disk of the state store needs %.1f ms for one durable write (99th percentile); more than %.0f ms makes everything slow", out.FsyncP99, float64(c.cfg.FsyncWarning)/float64(time.Millisecond))
+	if c.cfg.FsyncP99 > durable.SlowSync {
+		warn("the disk of the state store needs %.1f ms for one durable write (99th percentile); more than %.0f ms makes everything slow", out.FsyncP99, float64(durable.SlowSync)/float64(time.Millisecond))
 	}
 	if !slices.ContainsFunc(releases, func(r api.ReleaseStatus) bool { return r.Release == c.cfg.Release }) {
 		warn("the running release %q has no base packages here; bring them in with sw-patch-controller feed add", c.cfg.Release)
@@ -140,12 +141,15 @@ func (c *Controller) VerifyJournal(ctx context.Context) (api.JournalCheck, error
 	return c.parts.Journal.Verify(ctx)
 }
 
-// maxTokenTTL is the longest time that a join token may be good for.
-const maxTokenTTL = 30 * 24 * time.Hour
+// How long a join token is good for that asks for nothing, and the longest that one may ask for.
+const (
+	tokenTTL    = time.Hour
+	maxTokenTTL = 30 * 24 * time.Hour
+)
 
 // CreateToken makes a token with which one host may join once. Its secret is in the answer and nowhere else.
 func (c *Controller) CreateToken(ctx context.Context, actor string, req api.TokenRequest) (api.Token, error) {
-	ttl := c.cfg.TokenTTL
+	ttl := tokenTTL
 	if req.TTL != "" {
 		d, err := time.ParseDuration(req.TTL)
 		if err != nil || d <= 0 || d > maxTokenTTL {

@@ -32,19 +32,17 @@ const (
 
 // Config are the settings of a controller.
 type Config struct {
-	Name         string           // host name of this controller
-	Release      string           // running software release
-	Limits       patchfile.Limits // of uploaded files
-	Version      string           // of the program, for the status
-	Operations   int              // how many operations are kept per host; 0: 5
-	SpareSpace   int64            // bytes that an upload leaves free on the disk; 0: 256 MiB
-	TokenTTL     time.Duration    // of a join token that asks for none; 0: one hour
-	CAHash       string           // SHA-256 of the CA certificate that join tokens pin
-	Log          *slog.Logger     //
-	NewID        func() string    // of operations
-	Listeners    func() []api.Listener
-	FsyncP99     time.Duration // measured at start
-	FsyncWarning time.Duration // above it the status warns; 0: 10 ms
+	Name       string           // host name of this controller
+	Release    string           // running software release
+	Limits     patchfile.Limits // of uploaded files
+	Version    string           // of the program, for the status
+	Operations int              // how many operations are kept per host; 0: 5
+	SpareSpace int64            // bytes that an upload leaves free on the disk; 0: 256 MiB
+	CAHash     string           // SHA-256 of the CA certificate that join tokens pin
+	Log        *slog.Logger     //
+	NewID      func() string    // of operations
+	Listeners  func() []api.Listener
+	FsyncP99   time.Duration // measured at start
 }
 
 // Parts are what a controller works with.
@@ -172,12 +170,6 @@ func New(cfg Config, parts Parts) *Controller {
 	}
 	if cfg.SpareSpace == 0 {
 		cfg.SpareSpace = DefaultSpareSpace
-	}
-	if cfg.TokenTTL == 0 {
-		cfg.TokenTTL = time.Hour
-	}
-	if cfg.FsyncWarning == 0 {
-		cfg.FsyncWarning = 10 * time.Millisecond
 	}
 	return &Controller{
 		cfg: cfg, parts: parts, log: cfg.Log,

@@ -33,7 +33,7 @@ func (c *Controller) InstallHost(ctx context.Context, actor, arg string, force b
 			return nil, problem.Errorf(problem.Conflict, "host %s runs release %s, which is not installed here; bring its base packages in with sw-patch-controller feed add", name, e.desired.Release)
 		}
 		now := time.Now().UTC()
-		op = api.Operation{ID: id, Host: name, Kind: "install", State: api.OperationRequested, Force: force,
+		op = api.Operation{ID: id, Host: name, Kind: api.OperationInstall, State: api.OperationRequested, Force: force,
 			Release: rel.Release, Revision: rel.Revision, By: actor, Created: now, Updated: now}
 		d := e.desired
 		d.Operation = &operation{ID: id, Kind: op.Kind, Force: force, InServiceOnly: s.evaluation().Hosts[name].AllowInService}
@@ -59,7 +59,7 @@ func (c *Controller) InstallHost(ctx context.Context, actor, arg string, force b
 	if saved, ok := c.snap.Load().ops.get(id); ok {
 		op = saved.op
 	}
-	c.log.Info("install requested", "host", op.Host, "op", op.ID, "by", actor, "force", force)
+	c.log.Info("install requested", "host", op.Host, "operation", op.ID, "by", actor, "force", force)
 	return op, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/starpatch/starpatch/host"
+	"github.com/starpatch/starpatch/internal/repo/repodata"
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/patch"
 )
@@ -41,9 +42,6 @@ type Advisory struct {
 	Reboot   bool
 	Packages []patch.Package
 }
-
-// GroupID is the name of a personality's group, in the repository and on hosts.
-func GroupID(p host.Personality) string { return "updates-" + string(p) }
 
 // GenerationOf returns what the repository of a release has to hold: the packages of its applied and committed patches,
 // a group for each personality that they name, an advisory for each of them. Patches of other releases and Available
@@ -94,7 +92,7 @@ func (g Generation) comps() []byte {
 	b.WriteString(xml.Header + "<comps>\n")
 	for _, group := range g.Groups {
 		fmt.Fprintf(&b, "  <group>\n    <id>%[1]s</id>\n    <default>false</default>\n    <uservisible>true</uservisible>\n    <display_order>1024</display_order>\n    <name>%[1]s</name>\n    <description>Patches for %[2]s</description>\n    <packagelist>\n",
-			GroupID(group.Personality), group.Personality)
+			repodata.GroupID(group.Personality), group.Personality)
 		for _, name := range group.Packages {
 			fmt.Fprintf(&b, "      <packagereq type=\"mandatory\">%s</packagereq>\n", escape(name))
 		}

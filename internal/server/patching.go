@@ -100,7 +100,9 @@ func (s *Server) delete(c *call) (reply, error) {
 	return said(s.Patching.Delete(c.r.Context(), c.caller.Name, c.args))
 }
 
-func (s *Server) queryHosts(c *call) (reply, error) { return said(s.Patching.QueryHosts(c.r.Context())) }
+func (s *Server) queryHosts(c *call) (reply, error) {
+	return said(s.Patching.QueryHosts(c.r.Context()))
+}
 
 func (s *Server) whatRequires(c *call) (reply, error) {
 	return said(s.Patching.WhatRequires(c.r.Context(), c.args))
@@ -110,7 +112,9 @@ func (s *Server) queryDependencies(c *call) (reply, error) {
 	return said(s.Patching.QueryDependencies(c.r.Context(), c.args, c.is("recursive", "yes")))
 }
 
-func (s *Server) isApplied(c *call) (reply, error) { return said(s.Patching.IsApplied(c.r.Context(), c.args)) }
+func (s *Server) isApplied(c *call) (reply, error) {
+	return said(s.Patching.IsApplied(c.r.Context(), c.args))
+}
 
 func (s *Server) isAvailable(c *call) (reply, error) {
 	return said(s.Patching.IsAvailable(c.r.Context(), c.args))

@@ -22,6 +22,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/problem"
 )
@@ -394,6 +395,9 @@ func attr(t xml.StartElement, name string) string {
 	}
 	return ""
 }
+
+// GroupID is the name of the group of packages that hosts of a personality get.
+func GroupID(p host.Personality) string { return "updates-" + string(p) }
 
 // ParseGroups reads comps.xml: the mandatory packages of each group, by group id. Groups of one id are merged.
 func ParseGroups(r io.Reader) (map[string][]string, error) {
