@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log"
 	"log/slog"
 	"net"
@@ -209,28 +208,6 @@ func services(list ...server.Service) []string {
 
 func cannotListen(err error) error {
 	return problem.Errorf(problem.Unavailable, "cannot open a port: %w", err)
-}
-
-// listenSocket opens the unix socket for local command lines. Everybody may connect: what a caller may do depends on
-// who the kernel says it is.
-func listenSocket(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return nil, errors.Join(problem.Errorf(problem.Conflict, "another controller answers on %s; stop it first", path), c.Close())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, cannotListen(err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }
 
 // http serves requests on a listener until ctx ends, then gives those under way a moment to finish.

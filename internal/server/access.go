@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -67,20 +68,29 @@ type peerKey struct{}
 
 // ConnContext is for the http.Server of a unix socket: it notes who opened the connection, as the kernel knows it.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(*net.UnixConn)
+	uid, ok := PeerUID(c)
 	if !ok {
-		return ctx
+		return ctx // nobody known: every route but the open ones is refused
+	}
+	return context.WithValue(ctx, peerKey{}, uid)
+}
+
+// PeerUID is the user at the other end of a unix socket, as the kernel knows it.
+func PeerUID(c net.Conn) (uid uint32, ok bool) {
+	u, ok := c.(syscall.Conn)
+	if !ok || c.LocalAddr().Network() != "unix" {
+		return 0, false
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return ctx
+		return 0, false
 	}
 	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || credErr != nil {
-		return ctx // nobody known: every route but the open ones is refused
+		return 0, false
 	}
-	return context.WithValue(ctx, peerKey{}, cred.Uid)
+	return cred.Uid, true
 }
 
 // Peer is the access of the unix socket: uid 0 is admin, every other user may look at a few things.
