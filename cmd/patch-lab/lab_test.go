@@ -557,10 +557,29 @@ func TestRefusals(t *testing.T) {
 		{"a host can have only one of them", []string{"up", "--dir", c.dir, "--bare", "--bin", bin, "--feed", twice}},
 		{`the lab has no package "bash" of its own; expected one of demo-service, lab-api`, []string{"rpm", "--bin", bin, "bash", "1-1"}},
 		{`"2" is not a version; expected VERSION-RELEASE`, []string{"rpm", "--bin", bin, "demo-service", "2"}},
+		{"received 1; usage: patch-lab rpm NAME VERSION-RELEASE", []string{"rpm", "demo-service"}},
+		{"usage: patch-lab exec --dir DIR HOST -- COMMAND", []string{"exec", "--dir", c.dir, "controller-0"}},
 	} {
 		c.refused(r.want, r.args...)
 		if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
 			t.Errorf("%v left %s behind (%v)", r.args, c.dir, err)
+		}
+	}
+}
+
+func TestUpTouchesNothingOfAnybodyElses(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	for _, name := range []string{"hosts", "log", "feed", "trust", "keys"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.refused(dir+" has "+name+" already", "up", "--dir", dir, "--bare", "--bin", c.bin)
+		c.run("down", "--dir", dir)
+		if text, err := os.ReadFile(file); err != nil || string(text) != "mine" {
+			t.Errorf("%s: now %q, %v", name, text, err)
 		}
 	}
 }

@@ -62,6 +62,16 @@ func dirFlag(c *cobra.Command) *string {
 	return dir
 }
 
+// counted is how many arguments a command takes; a refusal shows what they are.
+func counted(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return problem.Errorf(problem.Invalid, "%w; usage: %s", err, c.UseLine())
+		}
+		return nil
+	}
+}
+
 // programs is the folder that this program is in: make build puts all programs into one.
 func programs() (string, error) {
 	self, err := os.Executable()
@@ -191,7 +201,7 @@ func execCommand() *cobra.Command {
 		Use: "exec --dir DIR HOST -- COMMAND [ARGUMENT...]", Short: "Run a command on a host; the command reboot reboots it",
 		Long: "Runs a command inside a host and ends with its exit code. The command reboot, alone, reboots the host and returns when\n" +
 			"everything on it is up again and its agent has reported.",
-		Args: cobra.MinimumNArgs(2),
+		Args: counted(cobra.MinimumNArgs(2)),
 	}
 	dir := dirFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -216,7 +226,7 @@ func rpmCommand() *cobra.Command {
 	var reboot bool
 	c := &cobra.Command{
 		Use: "rpm NAME VERSION-RELEASE", Short: "Make another version of one of the lab's own packages, for a patch to carry",
-		Example: "  patch-lab rpm demo-service 1.0-2", Args: cobra.ExactArgs(2),
+		Example: "  patch-lab rpm demo-service 1.0-2", Args: counted(cobra.ExactArgs(2)),
 	}
 	c.Flags().StringVar(&out, "output-dir", ".", "folder to write it into")
 	c.Flags().StringVar(&bin, "bin", "", "folder with the other programs (default: that of patch-lab)")

@@ -49,7 +49,7 @@ func locked(f func() error) error {
 }
 
 // claim takes an id, and with it a /24, for the lab, gives its hosts their addresses and saves it. A folder that holds a
-// lab already is refused.
+// lab already is refused, and so is one with something of anybody else's that down would take for the lab's.
 func (l *Lab) claim() error {
 	return locked(func() error {
 		if _, err := Open(l.Dir); !errors.Is(err, errNoLab) {
@@ -57,6 +57,11 @@ func (l *Lab) claim() error {
 		}
 		if id := claimOf(l.Dir); id != "" {
 			return problem.Errorf(problem.Conflict, "the lab that was in %s still runs; patch-lab down --dir %s ends it", l.Dir, l.Dir)
+		}
+		for _, p := range parts {
+			if _, err := os.Lstat(filepath.Join(l.Dir, p)); !errors.Is(err, fs.ErrNotExist) {
+				return problem.Errorf(problem.Conflict, "%s has %s already, which a lab makes and removes there; give a new folder or an empty one", l.Dir, p)
+			}
 		}
 		sweepAbandoned()
 		for n := range octets * 256 {

@@ -116,6 +116,9 @@ func (h HostStatus) State(unit string) string {
 
 // Status asks the keeper and the hosts' inits what runs.
 func (l *Lab) Status(ctx context.Context) ([]HostStatus, error) {
+	if os.Geteuid() != 0 {
+		return nil, problem.Errorf(problem.Forbidden, "patch-lab status must run as root, as up did; run it with sudo")
+	}
 	answer, err := l.askKeeper(ctx, request{Do: "status"})
 	if err != nil {
 		return nil, err

@@ -285,6 +285,9 @@ func (l *Lab) startUnit(ctx context.Context, host, unit string) error {
 // Reboot reboots a host: its namespace ends with everything in it, /run is emptied, and it starts again under a new boot
 // id. Reboot returns when everything on it is up, the agent's first report included.
 func (l *Lab) Reboot(ctx context.Context, host string) error {
+	if os.Geteuid() != 0 {
+		return problem.Errorf(problem.Forbidden, "patch-lab exec must run as root; run it with sudo")
+	}
 	if _, err := l.Host(host); err != nil {
 		return err
 	}
