@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,21 +29,33 @@ var core = []struct {
 }{
 	{"problem", nil},
 	{"internal/rpm", nil},
-	{"alarm", nil},
 	{"host", nil},
 	{"patch", nil},
 	{"patch/patchfile", []string{"github.com/klauspost/pgzip", "github.com/klauspost/compress/gzip", "github.com/klauspost/compress/flate"}},
-	{"strategy", nil},
 }
 
 // impure are the standard packages whose import would let a core package touch the world.
 var impure = []string{"os", "os/exec", "os/signal", "os/user", "net", "net/http", "net/rpc", "log", "log/slog", "math/rand", "math/rand/v2", "syscall", "database/sql", "context", "io/ioutil", "path/filepath"}
 
 // contracts are what adapters may import besides the core: interfaces, wire types and the lowest tools.
-var contracts = []string{"api", "internal/store", "internal/journal", "internal/agentlink", "internal/agentlink/linkpb", "internal/agentlink/pki", "internal/durable", "internal/fanout", "internal/version", "internal/repo/repodata", "internal/config", "internal/process", "internal/installer"}
+var contracts = []string{
+	"api", "internal/agentlink", "internal/installer", "internal/store",
+	"internal/durable", "internal/fanout", "internal/process", "internal/repo/repodata", "internal/version",
+}
 
-// composers put the parts together: they may import anything but commands.
-var composers = []string{"cmd", "internal/lab", "internal/sim", "internal/controllerd", "e2e", "bench"}
+// composers put the parts together: they may import any adapter.
+var composers = []string{"internal/controllerd", "internal/lab"}
+
+// pairs are two adapters of which the first may import the second: a command is one call of the client, and all command
+// lines print alike.
+var pairs = []string{"internal/swpatch client", "internal/swpatch internal/cli"}
+
+// keepers are the types that may hold a context: io.Reader and io.Writer have no parameter for one, a request takes its
+// caller's along on a channel, and two end what they started.
+var keepers = []string{
+	"internal/buildtool ctxReader", "internal/buildtool ctxWriter", "internal/controller interruptible",
+	"internal/controller request", "internal/agentlink service", "internal/store/etcd Store",
+}
 
 type source struct {
 	pkg  string // path below the module, "" for the root
@@ -110,10 +123,6 @@ func coreRank(pkg string) int {
 	return -1
 }
 
-func isComposer(pkg string) bool {
-	return slices.ContainsFunc(composers, func(c string) bool { return under(pkg, c) })
-}
-
 func isTestSupport(pkg string) bool {
 	last := pkg[strings.LastIndexByte(pkg, '/')+1:]
 	return strings.HasSuffix(last, "test") && last != "archtest" || last == "rpmmake"
@@ -144,7 +153,7 @@ func TestCoreDecidesAndTouchesNothing(t *testing.T) {
 			case *ast.GoStmt:
 				t.Errorf("%s: a core package starts no goroutine: its caller decides what runs beside what", s.fset.Position(n.Pos()))
 			case *ast.SelectorExpr:
-				if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && (n.Sel.Name == "Now" || n.Sel.Name == "Sleep" || n.Sel.Name == "After") {
+				if isSelector(n, "time", "Now") || isSelector(n, "time", "After") || isSelector(n, "time", "NewTimer") {
 					t.Errorf("%s: a core package takes the time as a value", s.fset.Position(n.Pos()))
 				}
 			}
@@ -154,19 +163,30 @@ func TestCoreDecidesAndTouchesNothing(t *testing.T) {
 }
 
 func TestAdaptersDoNotKnowEachOther(t *testing.T) {
+	used := map[string]bool{}
 	for _, s := range sources(t) {
-		if s.test || !under(s.pkg, "internal") || coreRank(s.pkg) >= 0 || isComposer(s.pkg) || isTestSupport(s.pkg) {
+		if s.test || !under(s.pkg, "internal") || coreRank(s.pkg) >= 0 || isTestSupport(s.pkg) {
+			continue
+		}
+		if slices.Contains(composers, s.pkg) {
+			used[s.pkg] = true
 			continue
 		}
 		for _, imp := range s.imports() {
 			in, ok := strings.CutPrefix(imp, module)
-			if !ok || coreRank(in) >= 0 || slices.Contains(contracts, in) || under(in, s.pkg) || under(s.pkg, in) {
+			if !ok || coreRank(in) >= 0 || under(in, s.pkg) || under(s.pkg, in) {
 				continue
 			}
-			if s.pkg == "internal/repo" && in == "internal/feed" || s.pkg == "internal/swpatch" && (in == "client" || in == "internal/cli") {
+			if pair := s.pkg + " " + in; slices.Contains(contracts, in) || slices.Contains(pairs, pair) {
+				used[in], used[pair] = true, true
 				continue
 			}
 			t.Errorf("%s imports %s: an adapter declares the few methods that it calls and gets the other passed in by cmd, so that each can be replaced and tested alone", s.file, in)
+		}
+	}
+	for _, e := range slices.Concat(contracts, composers, pairs) {
+		if !used[e] {
+			t.Errorf("%s is excepted in archtest and needs not be: take it from its list", e)
 		}
 	}
 }
@@ -183,27 +203,60 @@ func TestOnlyTheStorePackageKnowsEtcd(t *testing.T) {
 
 func TestTheClientKnowsOnlyTheAPI(t *testing.T) {
 	for _, s := range sources(t) {
-		if s.test || !under(s.pkg, "client") && !under(s.pkg, "internal/console") {
+		if s.test || s.pkg != "client" && s.pkg != "api" {
 			continue
 		}
 		for _, imp := range s.imports() {
-			if in, ok := strings.CutPrefix(imp, module); ok && in != "api" && in != "problem" {
-				t.Errorf("%s imports %s: a client sees what any outside client sees", s.file, in)
+			if in, ok := strings.CutPrefix(imp, module); ok && (s.pkg == "api" || in != "api" && in != "problem") {
+				t.Errorf("%s imports %s: a client sees what any outside client sees, and no more than that is promised to it", s.file, in)
 			}
 		}
 	}
 }
 
-func TestCommandLinesAreSmall(t *testing.T) {
-	heavy := []string{"internal/store/etcd", "internal/controller", "internal/server", "internal/agent", "internal/agentlink"}
+// TestProgramsLinkOnlyWhatTheyAreFor follows the imports of each program all the way down.
+func TestProgramsLinkOnlyWhatTheyAreFor(t *testing.T) {
+	controller := []string{"internal/controller", "internal/server", "internal/store/etcd", "internal/journal", "internal/repo"}
+	host := []string{"internal/agent", "internal/agentlink", "internal/installer"}
+	imports := map[string][]string{}
 	for _, s := range sources(t) {
-		if s.test || s.pkg != "cmd/sw-patch" && s.pkg != "internal/swpatch" && s.pkg != "internal/cli" && s.pkg != "client" {
-			continue
+		if !s.test {
+			imports[s.pkg] = append(imports[s.pkg], s.imports()...)
 		}
-		for _, imp := range s.imports() {
-			if in, ok := strings.CutPrefix(imp, module); ok && slices.Contains(heavy, in) {
-				t.Errorf("%s imports %s: a command line starts in milliseconds because it does not link the controller", s.file, in)
+	}
+	for _, p := range []struct {
+		name string
+		not  []string
+		why  string
+	}{
+		{"sw-patch", slices.Concat(controller, host), "a command line starts in milliseconds because it does not link a daemon"},
+		{"patch_build", slices.Concat(controller, host), "a build machine needs no daemon"},
+		{"query_patch", slices.Concat(controller, host), "a build machine needs no daemon"},
+		{"modify_patch", slices.Concat(controller, host), "a build machine needs no daemon"},
+		{"sw-patch-agent", controller, "an agent is small on every host"},
+		{"sw-patch-controller", []string{"internal/agent", "internal/installer"}, "a controller changes no host; its host's agent does"},
+	} {
+		seen := map[string]bool{}
+		var visit func(pkg string)
+		visit = func(pkg string) {
+			if seen[pkg] {
+				return
 			}
+			seen[pkg] = true
+			for _, imp := range imports[pkg] {
+				if in, ok := strings.CutPrefix(imp, module); ok {
+					visit(in)
+				}
+			}
+		}
+		visit("cmd/" + p.name)
+		for pkg := range seen {
+			if slices.Contains(p.not, pkg) {
+				t.Errorf("%s links %s: %s", p.name, pkg, p.why)
+			}
+		}
+		if len(seen) == 1 {
+			t.Errorf("there is no program %s", p.name)
 		}
 	}
 }
@@ -221,10 +274,8 @@ func TestNothingImportsCommands(t *testing.T) {
 			if s.test || isTestSupport(s.pkg) {
 				continue
 			}
-			lab := under(in, "internal/lab") || under(in, "internal/sim") || isTestSupport(in)
-			may := under(s.pkg, "cmd/patch-lab") || under(s.pkg, "cmd/patch-sim") || under(s.pkg, "internal/lab") || under(s.pkg, "internal/sim") || under(s.pkg, "bench") || under(s.pkg, "e2e")
-			if lab && !may {
-				t.Errorf("%s imports %s: fakes, the lab and the simulator stay out of what operators run", s.file, in)
+			if (in == "internal/lab" || in == "internal/store/mem" || isTestSupport(in)) && s.pkg != "cmd/patch-lab" && s.pkg != "internal/lab" {
+				t.Errorf("%s imports %s: fakes and the lab stay out of what operators run", s.file, in)
 			}
 		}
 	}
@@ -236,10 +287,8 @@ func TestOnlyDurableRenames(t *testing.T) {
 			continue
 		}
 		ast.Inspect(s.ast, func(n ast.Node) bool {
-			if sel, ok := n.(*ast.SelectorExpr); ok {
-				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "os" && sel.Sel.Name == "Rename" {
-					t.Errorf("%s renames by itself: internal/durable makes a file visible whole and durable, in one place", s.fset.Position(n.Pos()))
-				}
+			if sel, ok := n.(*ast.SelectorExpr); ok && isSelector(sel, "os", "Rename") {
+				t.Errorf("%s renames by itself: internal/durable makes a file visible whole and durable, in one place", s.fset.Position(n.Pos()))
 			}
 			return true
 		})
@@ -270,6 +319,85 @@ func TestHouseRules(t *testing.T) {
 	for pkg, ok := range documented {
 		if !ok {
 			t.Errorf("package %s has no package comment: say what it is for and what it does not do", pkg)
+		}
+	}
+}
+
+func TestHabits(t *testing.T) {
+	used := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.test || isTestSupport(s.pkg) || strings.HasSuffix(s.file, ".pb.go") {
+			continue
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.TypeSpec:
+				st, ok := n.Type.(*ast.StructType)
+				if !ok || !slices.ContainsFunc(st.Fields.List, func(f *ast.Field) bool { return isSelector(f.Type, "context", "Context") }) {
+					break
+				}
+				if keeper := s.pkg + " " + n.Name.Name; slices.Contains(keepers, keeper) {
+					used[keeper] = true
+				} else {
+					t.Errorf("%s: a context is the first parameter of what blocks and no field: nobody sees when a kept one ends", s.fset.Position(n.Pos()))
+				}
+			case *ast.FuncType:
+				for i, f := range n.Params.List {
+					if i > 0 && isSelector(f.Type, "context", "Context") {
+						t.Errorf("%s: the context is the first parameter", s.fset.Position(f.Pos()))
+					}
+				}
+			case *ast.CallExpr:
+				switch {
+				case isSelector(n.Fun, "time", "Sleep"):
+					t.Errorf("%s: nothing sleeps: wait for the event, or for a timer and the context", s.fset.Position(n.Pos()))
+				case isSelector(n.Fun, "os", "Exit") && !under(s.pkg, "cmd"):
+					t.Errorf("%s: errors are returned up to main, which alone ends the program", s.fset.Position(n.Pos()))
+				case len(n.Args) > 0 && startsBadly(n.Args):
+					t.Errorf("%s: say what cannot be done and why: cannot <verb> <what>: <why>", s.fset.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+	}
+	for _, k := range keepers {
+		if !used[k] {
+			t.Errorf("%s is excepted in archtest and needs not be: take it from its list", k)
+		}
+	}
+}
+
+func isSelector(e ast.Expr, pkg, name string) bool {
+	sel, ok := e.(*ast.SelectorExpr)
+	if !ok || sel.Sel.Name != name {
+		return false
+	}
+	x, ok := sel.X.(*ast.Ident)
+	return ok && x.Name == pkg
+}
+
+// startsBadly says that a text among a call's arguments begins as no error of ours does.
+func startsBadly(args []ast.Expr) bool {
+	return slices.ContainsFunc(args, func(e ast.Expr) bool {
+		lit, ok := e.(*ast.BasicLit)
+		return ok && (strings.HasPrefix(lit.Value, `"failed to`) || strings.HasPrefix(lit.Value, `"error while`) || strings.HasPrefix(lit.Value, `"unable to`))
+	})
+}
+
+// TestThePageNamesWhatExists holds ARCHITECTURE.md to the tree: every path in it is one.
+func TestThePageNamesWhatExists(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := regexp.MustCompile("`((?:api|bench|client|cmd|docs|e2e|host|internal|patch|problem|linkpb)(?:/[a-z0-9_.-]+)*)`").FindAllStringSubmatch(string(page), -1)
+	if len(paths) < 20 {
+		t.Fatalf("found %d paths; is this still the page?", len(paths))
+	}
+	for _, m := range paths {
+		path := strings.Replace(m[1], "linkpb/", "internal/agentlink/linkpb/", 1)
+		if _, err := os.Stat(filepath.Join(root, path)); err != nil {
+			t.Errorf("ARCHITECTURE.md names %s: %v", m[1], err)
 		}
 	}
 }
