@@ -50,7 +50,8 @@ type Daemon struct {
 
 	listeners []listener
 	ready     atomic.Bool
-	closers   []func() error // in order of opening
+	lost      <-chan struct{} // closed when the state store has stopped
+	closers   []func() error  // in order of opening
 }
 
 // listener is an open port or socket with what it serves.
@@ -83,6 +84,16 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	}
 	opened := make(chan struct{})
 	g.Go(func() error { return c.Run(ctx, func() { close(opened) }) })
+	g.Go(func() error {
+		select {
+		case <-d.lost:
+			if ctx.Err() == nil {
+				return problem.Errorf(problem.Unavailable, "the state store has stopped by itself; the log says why")
+			}
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	for _, l := range d.listeners {
 		g.Go(func() error {
 			select {

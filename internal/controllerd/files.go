@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/problem"
 )
@@ -73,7 +75,7 @@ func (f *files) Open(path string) (*os.File, bool, error) {
 		}
 	}
 	file, err := root.Open(strings.Join(parts[1:], "/"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) {
 		return missing()
 	}
 	return file, immutable, err

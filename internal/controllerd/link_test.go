@@ -17,6 +17,7 @@ import (
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/agentlink"
 	"github.com/starpatch/starpatch/internal/rpm"
+	"github.com/starpatch/starpatch/internal/store"
 	"github.com/starpatch/starpatch/problem"
 )
 
@@ -203,6 +204,8 @@ func TestTheRepositoryServesAgentsOnly(t *testing.T) {
 		{"what lies above, spelled plainly", "/updates/rel-19.09/../../pki/ca-key.pem", 404, ""},
 		{"what lies above, spelled darkly", "/updates/rel-19.09/2/%2e%2e/%2e%2e/%2e%2e/pki/ca-key.pem", 404, ""},
 		{"what lies above, behind a slash", "/updates/rel-19.09/2/..%2f..%2f..%2fpki%2fca-key.pem", 404, ""},
+		{"something below a file", "/updates/rel-19.09/2/repodata/repomd.xml/x", 404, ""},
+		{"a name that no file can have", "/updates/rel-19.09/2/" + strings.Repeat("a", 300), 404, ""},
 		{"what is being built", "/updates/rel-19.09/.aside-1/repodata/repomd.xml", 404, ""},
 		{"the administration", "/api/v1/status", 403, ""},
 		{"upstream's API", "/v1/query", 404, ""},
@@ -234,6 +237,21 @@ func TestTheRepositoryServesAgentsOnly(t *testing.T) {
 		if resp, _ := fetch(nobody, "GET", path, ""); resp.StatusCode != want {
 			t.Errorf("%s without a certificate: got %d, want %d", path, resp.StatusCode, want)
 		}
+	}
+}
+
+func TestAControllerEndsWithItsStateStore(t *testing.T) {
+	var state store.Store
+	s := prepare(t)
+	s.wrap = func(st store.Store) store.Store { state = st; return st }
+	s.start()
+	if err := state.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err := s.wait()
+	s.stop = nil
+	if err == nil || !strings.Contains(err.Error(), "the state store has stopped by itself") {
+		t.Errorf("got %v", err)
 	}
 }
 

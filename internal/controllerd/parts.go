@@ -29,6 +29,7 @@ func (d *Daemon) parts(ctx context.Context) (controller.Parts, time.Duration, er
 		return none, 0, err
 	}
 	d.defers(st.Close)
+	d.lost = st.Stopped()
 	fsync, err := durable.ProbeSync(cfg.stateDir())
 	if err != nil {
 		return none, 0, err

@@ -51,6 +51,7 @@ type site struct {
 	wrap    func(store.Store) store.Store
 
 	stop func() error
+	wait func() error // until the controller ends by itself
 }
 
 // newSite prepares a controller that knows release 19.09 and trusts the vectors' keys, and starts it.
@@ -130,7 +131,8 @@ func (s *site) start() {
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	d := &controllerd.Daemon{Config: cfg, Log: slog.New(slog.DiscardHandler), Ready: func() { close(ready) }, Wrap: s.wrap}
 	go func() { ended <- d.Run(ctx) }()
-	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	s.wait = sync.OnceValue(func() error { defer cancel(); return <-ended })
+	s.stop = func() error { cancel(); return s.wait() }
 	select {
 	case <-ready:
 	case err := <-ended:

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/internal/repo/repodata"
 	"github.com/starpatch/starpatch/patch"
@@ -102,6 +104,9 @@ func (b *Builder) Build(ctx context.Context, g Generation) (Built, error) {
 }
 
 func cannotBuild(g Generation, err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return problem.Errorf(problem.Unavailable, "cannot build generation %d of release %s: the disk is full; free some space and try again: %w", g.Revision, g.Release, err)
+	}
 	return fmt.Errorf("cannot build generation %d of release %s: %w", g.Revision, g.Release, err)
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +23,7 @@ import (
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/internal/rpmmake"
 	"github.com/starpatch/starpatch/patch"
+	"github.com/starpatch/starpatch/problem"
 )
 
 // folderBlobs keeps blobs by digest in one folder.
@@ -330,6 +332,21 @@ func TestBuildFailsWithoutATrace(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+type fullDisk struct{ folderBlobs }
+
+func (fullDisk) Link(_, dst string) error {
+	return &fs.PathError{Op: "write", Path: dst, Err: syscall.ENOSPC}
+}
+
+func TestAFullDiskIsSaidSo(t *testing.T) {
+	blobs := folderBlobs{t.TempDir()}
+	g := GenerationOf("19.09", 2, sample(t, blobs), nil)
+	_, err := NewBuilder(t.TempDir(), fullDisk{blobs}).Build(t.Context(), g)
+	if problem.KindOf(err) != problem.Unavailable || !strings.Contains(err.Error(), "the disk is full; free some space") {
+		t.Errorf("got %v", err)
 	}
 }
 
