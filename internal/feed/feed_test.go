@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,13 +15,6 @@ import (
 	"github.com/starpatch/starpatch/internal/rpm"
 	"github.com/starpatch/starpatch/internal/rpmmake"
 )
-
-func needCreateRepo(t testing.TB) {
-	t.Helper()
-	if _, err := exec.LookPath(repodata.CreateRepo); err != nil {
-		t.Skipf("%s is not installed: %v", repodata.CreateRepo, err)
-	}
-}
 
 // packages fills a folder with packages named name=evr, each in a folder of its own.
 func packages(t testing.TB, specs ...string) string {
@@ -60,7 +52,6 @@ func repomd(t *testing.T, f *Feeds, release string) string {
 }
 
 func TestAddInstallsAReleaseOnce(t *testing.T) {
-	needCreateRepo(t)
 	f := New(filepath.Join(t.TempDir(), "feed"))
 	if got, err := f.Releases(); err != nil || len(got) > 0 {
 		t.Errorf("before anything: %v, %v", got, err)
@@ -132,7 +123,6 @@ func TestAddInstallsAReleaseOnce(t *testing.T) {
 }
 
 func TestAddRefusesWithoutATrace(t *testing.T) {
-	needCreateRepo(t)
 	cancelled, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
 	cancel(why)

@@ -50,15 +50,6 @@ func (b folderBlobs) put(t testing.TB, name, evr, arch string) patch.Package {
 	return p
 }
 
-func needPrograms(t testing.TB, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			t.Skipf("%s is not installed: %v", p, err)
-		}
-	}
-}
-
 func applied(id patch.ID, reboot string, pkgs ...patch.Package) patch.Patch {
 	return patch.Patch{Metadata: patch.Metadata{ID: id, Release: "19.09", RebootRequired: patch.Some(reboot)}, RepoState: patch.RepoApplied, Packages: pkgs, Changed: 1}
 }
@@ -96,7 +87,6 @@ func tree(t testing.TB, dir string) map[string]string {
 }
 
 func TestBuildIsAFunctionOfTheGeneration(t *testing.T) {
-	needPrograms(t, repodata.CreateRepo)
 	blobs := folderBlobs{t.TempDir()}
 	patches := sample(t, blobs)
 	gone := rpm.NEVRA{Name: "gone", EVR: rpm.EVR{Version: "1", Release: "1"}, Arch: "noarch"}
@@ -140,7 +130,6 @@ func TestBuildIsAFunctionOfTheGeneration(t *testing.T) {
 }
 
 func TestWhatIsBuiltReadsBack(t *testing.T) {
-	needPrograms(t, repodata.CreateRepo)
 	blobs := folderBlobs{t.TempDir()}
 	gone := rpm.NEVRA{Name: "gone", EVR: rpm.EVR{Version: "1", Release: "1"}, Arch: "noarch"}
 	g := GenerationOf("19.09", 3, sample(t, blobs), []rpm.NEVRA{gone})
@@ -204,7 +193,6 @@ func dnf(t *testing.T, repository string, args ...string) string {
 }
 
 func TestDnfAcceptsGenerations(t *testing.T) {
-	needPrograms(t, repodata.CreateRepo, "dnf")
 	blobs := folderBlobs{t.TempDir()}
 	b := NewBuilder(t.TempDir(), blobs)
 	if _, err := b.Build(t.Context(), GenerationOf("19.09", 1, nil, nil)); err != nil {
@@ -244,7 +232,6 @@ func TestDnfAcceptsGenerations(t *testing.T) {
 }
 
 func TestBuildTwiceIsOneGeneration(t *testing.T) {
-	needPrograms(t, repodata.CreateRepo)
 	blobs := folderBlobs{t.TempDir()}
 	patches := sample(t, blobs)
 	b := NewBuilder(t.TempDir(), blobs)
@@ -295,7 +282,6 @@ func TestBuildTwiceIsOneGeneration(t *testing.T) {
 }
 
 func TestBuildFailsWithoutATrace(t *testing.T) {
-	needPrograms(t, repodata.CreateRepo)
 	cancelled, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("the controller is stopping")
 	cancel(why)
@@ -351,7 +337,6 @@ func TestAFullDiskIsSaidSo(t *testing.T) {
 }
 
 func TestSweepKeepsOnlyWhatIsAskedFor(t *testing.T) {
-	needPrograms(t, repodata.CreateRepo)
 	b := NewBuilder(filepath.Join(t.TempDir(), "updates"), folderBlobs{t.TempDir()})
 	if err := b.Sweep(nil); err != nil {
 		t.Errorf("sweep before anything was built: %v", err)

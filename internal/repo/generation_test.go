@@ -152,7 +152,6 @@ func TestTextsOfTheRepository(t *testing.T) {
 }
 
 func BenchmarkBuild500Packages(b *testing.B) {
-	needPrograms(b, "createrepo_c")
 	blobs := folderBlobs{b.TempDir()}
 	var patches []patch.Patch
 	for i := range 100 {

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// CreateRepo is the program that makes repository metadata.
-const CreateRepo = "createrepo_c"
+// createRepo is the program that makes repository metadata.
+const createRepo = "createrepo_c"
 
 // killGrace is how long a cancelled createrepo_c may take to close its output before waiting for it is given up. It holds
 // nothing that needs an orderly end.
@@ -32,7 +32,7 @@ func Create(ctx context.Context, dir string, revision int64, groups string) erro
 	if groups != "" {
 		args = append(args, "--groupfile", groups)
 	}
-	cmd := exec.CommandContext(ctx, CreateRepo, append(args, ".")...)
+	cmd := exec.CommandContext(ctx, createRepo, append(args, ".")...)
 	cmd.Dir = dir
 	// No HOME: rpm macros of whoever started us must not reach the metadata.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/nonexistent", "TZ=UTC"}
