@@ -236,7 +236,7 @@ func (j *Journal) Commit(ctx context.Context, txn store.Txn, records ...Record) 
 	if err := txn.Check(); err != nil {
 		return 0, err
 	}
-	if !(&group{}).fits(j, r) {
+	if !(&group{}).fits(r) {
 		return 0, problem.Errorf(problem.TooLarge, "cannot commit %d compares, %d changes and %d journal records of %d bytes at once: %w", len(txn.If), len(txn.Then), len(records), r.bytes, store.ErrTooLarge)
 	}
 	select {

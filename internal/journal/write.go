@@ -24,7 +24,7 @@ type group struct {
 var reserve = store.Compare{}.Size() + store.Change{}.Size() + 2*store.MaxKey + 200
 
 // fits tells whether the request can join. An empty group refuses only what the store would refuse.
-func (g *group) fits(j *Journal, r *request) bool {
+func (g *group) fits(r *request) bool {
 	if g.compares+len(r.txn.If) > store.MaxOps-1 || g.changes+r.changes > store.MaxOps-1 || g.bytes+r.bytes > store.MaxTxnBytes-reserve {
 		return false
 	}
@@ -54,7 +54,8 @@ func (g *group) add(r *request) {
 	}
 }
 
-func (j *Journal) group(requests []*request) *group {
+// groupOf is a group of requests that have stood in one already.
+func groupOf(requests []*request) *group {
 	g := &group{}
 	for _, r := range requests {
 		g.add(r)
@@ -75,7 +76,7 @@ func (j *Journal) write() {
 				return
 			}
 		}
-		for next != nil && g.fits(j, next) {
+		for next != nil && g.fits(next) {
 			if next.taken.CompareAndSwap(false, true) { // else its caller has gone
 				g.add(next)
 			}
@@ -110,8 +111,8 @@ func (j *Journal) save(g *group) {
 	rev, err := j.commit(g)
 	if len(g.requests) > 1 && (errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrLeaseLost) || errors.Is(err, store.ErrTooLarge)) {
 		half := len(g.requests) / 2
-		j.save(j.group(g.requests[:half]))
-		j.save(j.group(g.requests[half:]))
+		j.save(groupOf(g.requests[:half]))
+		j.save(groupOf(g.requests[half:]))
 		return
 	}
 	for _, r := range g.requests {
