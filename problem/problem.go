@@ -29,7 +29,6 @@ const (
 // Error is a refusal that an operator can act on.
 type Error struct {
 	Kind Kind
-	Op   string // what was attempted, for the log: "apply", "upload"; may be empty
 	Msg  string // one sentence for the operator, with the names and the next thing to do
 	Err  error  // cause, for the log and errors.Is; never shown by the API; may be nil
 }

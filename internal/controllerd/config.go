@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/starpatch/starpatch/client"
 	"github.com/starpatch/starpatch/host"
 	"github.com/starpatch/starpatch/internal/config"
 	"github.com/starpatch/starpatch/internal/controller"
@@ -23,8 +24,7 @@ import (
 // The default places and ports. The ports are StarlingX's where it has one.
 const (
 	DefaultConfig  = "/etc/starpatch/controller.yaml"
-	DefaultDataDir = "/var/lib/starpatch/controller"
-	DefaultSocket  = "/run/starpatch/controller.sock"
+	defaultDataDir = "/var/lib/starpatch/controller"
 	defaultMarker  = "/etc/pki/wrs/dev_certificate_enable.bin"
 
 	compatPort     = 5487
@@ -63,7 +63,7 @@ type Limits struct {
 
 // Defaults is the configuration without a file.
 func Defaults() Config {
-	return Config{DataDir: DefaultDataDir, Socket: DefaultSocket, Root: "/", DevMarker: defaultMarker, LogLevel: "info", Limits: Limits{}.withDefaults()}
+	return Config{DataDir: defaultDataDir, Socket: client.DefaultSocket, Root: "/", DevMarker: defaultMarker, LogLevel: "info", Limits: Limits{}.withDefaults()}
 }
 
 // LoadConfig reads a configuration file over the defaults and fills in what follows from others.
@@ -85,7 +85,7 @@ func (c Config) complete() (Config, error) {
 		key   string
 		value *string
 		def   string
-	}{{"data-dir", &c.DataDir, DefaultDataDir}, {"socket", &c.Socket, DefaultSocket}, {"root", &c.Root, "/"},
+	}{{"data-dir", &c.DataDir, defaultDataDir}, {"socket", &c.Socket, client.DefaultSocket}, {"root", &c.Root, "/"},
 		{"feed-dir", &c.FeedDir, filepath.Join(c.DataDir, "feed")}, {"trust-dir", &c.TrustDir, filepath.Join(c.DataDir, "trust")}} {
 		if *p.value == "" {
 			*p.value = p.def

@@ -53,6 +53,11 @@ func (s Store) Now() (patchfile.Trust, error) {
 	if err != nil {
 		return patchfile.Trust{}, err
 	}
+	return s.counting(all), nil
+}
+
+// counting is those of all keys that count.
+func (s Store) counting(all []entry) patchfile.Trust {
 	t := patchfile.Trust{AcceptPKCS1v15: s.AcceptPKCS1v15}
 	var dev []patchfile.Key
 	for _, e := range all {
@@ -65,7 +70,7 @@ func (s Store) Now() (patchfile.Trust, error) {
 	if s.AcceptDev || s.marked(t) {
 		t.Dev = dev
 	}
-	return t, nil
+	return t
 }
 
 // marked says whether the dev marker file is there and signed by a formal key. Any other file there counts as none, as in the original.
@@ -83,10 +88,7 @@ func (s Store) List() ([]api.TrustKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, err := s.Now()
-	if err != nil {
-		return nil, err
-	}
+	now := s.counting(all)
 	out := []api.TrustKey{}
 	for _, e := range all {
 		out = append(out, api.TrustKey{Class: e.class, Name: e.name, Key: e.key.ID(), Counts: e.class == patchfile.Formal || len(now.Dev) > 0})

@@ -54,7 +54,7 @@ const (
 // refuse makes the error for one of the sentences above.
 func refuse(why sentence, kind problem.Kind, format string, args ...any) error {
 	e := problem.Errorf(kind, format, args...)
-	return &problem.Error{Kind: kind, Op: "open patch file", Msg: string(why) + ": " + e.Msg, Err: why}
+	return &problem.Error{Kind: kind, Msg: string(why) + ": " + e.Msg, Err: why}
 }
 
 // Limits bound what [Open] accepts. A zero field means its default.

@@ -499,7 +499,7 @@ func isSHA256(s string) bool {
 }
 
 func mismatch(location, want, got string) error {
-	return &problem.Error{Kind: problem.Unavailable, Op: "read repository", Err: ErrChecksum,
+	return &problem.Error{Kind: problem.Unavailable, Err: ErrChecksum,
 		Msg: fmt.Sprintf("cannot use %s: its SHA-256 is %s, expected %s", location, got, want)}
 }
 
