@@ -49,7 +49,8 @@ type Started func(process.ID) error
 // the database may hold the old state, the new one or something between: only Installed tells. When ctx ends, a
 // transaction that has begun is finished first.
 type Tools interface {
-	// Installed lists what the package database has, sorted; a package that is in it twice is listed twice.
+	// Installed lists what the package database has, sorted; a package that is in it twice is listed twice. While
+	// somebody else changes packages it waits.
 	Installed(ctx context.Context) ([]rpm.NEVRA, error)
 	// Install brings exactly these builds in, up or down, with what they require, in one transaction. The packages are
 	// kept until Clean.

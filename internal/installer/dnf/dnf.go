@@ -147,6 +147,9 @@ func (d *Driver) Installed(ctx context.Context) ([]rpm.NEVRA, error) {
 		return nil, err
 	}
 	defer done()
+	if err := d.quiet(ctx); err != nil {
+		return nil, err
+	}
 	out, err := d.query(ctx, "-qa", "--qf", `%{NAME}\t%{EPOCHNUM}\t%{VERSION}\t%{RELEASE}\t%{ARCH}\n`)
 	if err != nil {
 		return nil, err

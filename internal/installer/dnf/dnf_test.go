@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -234,6 +235,35 @@ func TestKilledTransactionIsRepaired(t *testing.T) {
 	if out := installertest.RPM(t, root, "-Va"); out != "" {
 		t.Errorf("rpm -Va:\n%s", out)
 	}
+}
+
+func TestNothingIsListedInTheMiddleOfSomebodyElsesTransaction(t *testing.T) {
+	t.Parallel()
+	root := installertest.Root(t, pkg("a", "1-1"))
+	gate := installertest.NewGate(t, root)
+	d := driver(t, root)
+	files := installertest.Files(t, pkg("a", "2-1", post(installertest.GateScript)))
+	ended := make(chan error, 1)
+	go func() {
+		_, err := installertest.TryRPM(t, root, append([]string{"-U"}, files...)...)
+		ended <- err
+	}()
+	gate.Reached()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if list, err := d.Installed(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, %v; want that it waits", list, err)
+	}
+	listed := make(chan error, 1)
+	go func() {
+		_, err := d.Installed(t.Context())
+		listed <- err
+	}()
+	gate.Open()
+	if err := errors.Join(<-ended, <-listed); err != nil {
+		t.Error(err)
+	}
+	wantInstalled(t, d, "a-2-1")
 }
 
 func TestRepairRefusesWhatIsNoPackage(t *testing.T) {
