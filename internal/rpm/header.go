@@ -175,11 +175,11 @@ func (h rawHeader) text(t tag) (string, error) {
 	if k != kindString && k != kindStringArray && k != kindI18NString {
 		return "", problem.Errorf(problem.Invalid, "tag %d of its %s is not text", t, h.what)
 	}
-	i := bytes.IndexByte(data, 0)
-	if i < 0 {
+	text, _, ok := bytes.Cut(data, []byte{0})
+	if !ok {
 		return "", problem.Errorf(problem.Invalid, "tag %d of its %s does not end", t, h.what)
 	}
-	return string(data[:i]), nil
+	return string(text), nil
 }
 
 // number returns the first number of an entry of 32-bit numbers; 0 when the tag is not there.
