@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -76,6 +77,25 @@ func TestAHostThatLeavesItsReleaseEndsItsOperation(t *testing.T) {
 	r.trustEverything()
 	r.have(r.signed(simple("P1", false)))
 	r.mustApply("P1") // is not held up by it
+}
+
+func TestAGenerationThatCannotBeRestoredIsMendedByTheNext(t *testing.T) {
+	r := newRig(t)
+	r.trustEverything()
+	r.have(r.signed(simple("P1", false)))
+	r.mustApply("P1")
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.repo.fail = errors.New("damaged")
+	r.start()
+	if got, want := r.patchState("P1"), "n/a"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	r.repo.fail = nil
+	if m, err := r.Remove(context.Background(), "uid 0", []string{"P1"}, api.RemoveOptions{}); err != nil || m.Error != "" {
+		t.Errorf("remove: %+v, %v", m, err)
+	}
 }
 
 func TestTheEndOfAnOperationWithoutARecordFreesTheHost(t *testing.T) {

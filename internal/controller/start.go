@@ -36,7 +36,11 @@ func (c *Controller) start(ctx context.Context) error {
 			continue
 		}
 		if err := c.restore(ctx, release); err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			// A damaged package of one patch must not keep everything else down: removing that patch mends the release.
+			c.log.Error("cannot restore the current generation; hosts of the release cannot install until the next apply or remove", "release", release, "revision", r.Revision, "err", err)
 		}
 	}
 	if err := c.parts.Repository.Sweep(c.needed()); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -98,9 +99,43 @@ func (b *Builder) Build(ctx context.Context, g Generation) (Built, error) {
 	}
 	built, err := b.Check(ctx, g)
 	if err != nil {
+		if why := b.damaged(g); why != nil {
+			err = why
+		}
 		return Built{}, cannotBuild(g, err)
 	}
 	return built, nil
+}
+
+// damaged names the packages of a generation whose content is not what it was when they were verified: disks do that.
+func (b *Builder) damaged(g Generation) error {
+	var bad []string
+	for _, pkg := range g.Packages {
+		got, err := fileDigest(filepath.Join(b.Path(g.Release, g.Revision), filepath.FromSlash(location(pkg))))
+		if err != nil {
+			return err
+		}
+		if got != pkg.SHA256 {
+			bad = append(bad, pkg.NEVRA.FileName())
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return problem.Errorf(problem.Conflict, "damaged on the controller's disk: %s; delete the patches that brought them and upload them again", strings.Join(bad, ", "))
+}
+
+func fileDigest(path string) (_ string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func cannotBuild(g Generation, err error) error {

@@ -321,6 +321,25 @@ func TestBuildFailsWithoutATrace(t *testing.T) {
 	}
 }
 
+func TestADamagedPackageIsNamed(t *testing.T) {
+	blobs := folderBlobs{t.TempDir()}
+	g := GenerationOf("19.09", 2, sample(t, blobs), nil)
+	pkg := g.Packages[0]
+	path := filepath.Join(blobs.dir, pkg.SHA256)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-1] ^= 1
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = NewBuilder(t.TempDir(), blobs).Build(t.Context(), g)
+	if problem.KindOf(err) != problem.Conflict || !strings.Contains(err.Error(), "damaged on the controller's disk: "+pkg.NEVRA.FileName()+"; delete the patches") {
+		t.Errorf("got %v", err)
+	}
+}
+
 type fullDisk struct{ folderBlobs }
 
 func (fullDisk) Link(_, dst string) error {
