@@ -23,7 +23,7 @@ const baseApplets = "ash awk basename cat chgrp chmod chown chroot cmp cp cut da
 // /usr, and /var/run as a link to /run.
 func Filesystem() Spec {
 	s := Spec{Name: "lab-filesystem", EVR: EVR("1.0-1"), Summary: "Folders of a host"}
-	for _, d := range strings.Fields("/boot /dev /etc /home /opt /proc /root /run /srv /sys /usr /usr/bin /usr/lib /usr/lib64 /usr/sbin /usr/share /usr/local /var /var/cache /var/lib /var/log /var/spool") {
+	for d := range strings.FieldsSeq("/boot /dev /etc /home /opt /proc /root /run /srv /sys /usr /usr/bin /usr/lib /usr/lib64 /usr/sbin /usr/share /usr/local /var /var/cache /var/lib /var/log /var/spool") {
 		s.Files = append(s.Files, File{Path: d, Dir: true})
 	}
 	s.Files = append(s.Files, File{Path: "/tmp", Dir: true}, File{Path: "/var/tmp", Dir: true})
@@ -53,7 +53,7 @@ func Shells() ([]Spec, error) {
 	}
 	bb := Spec{Name: "lab-busybox", EVR: EVR("1.35.0-1"), Arch: "x86_64", Summary: "Small commands", Requires: []string{"lab-filesystem"}, Provides: []string{"/bin/sh"},
 		Files: []File{{Path: "/usr/bin/busybox", Body: busybox, Mode: 0o755}}}
-	for _, a := range strings.Fields(baseApplets) {
+	for a := range strings.FieldsSeq(baseApplets) {
 		bb.Files = append(bb.Files, File{Path: "/usr/bin/" + a, Link: "busybox"})
 	}
 	return []Spec{bb, {Name: "lab-bash", EVR: EVR("5.2.15-1"), Arch: "x86_64", Summary: "Shell of patch scripts", Requires: []string{"lab-filesystem"}, Provides: []string{"/bin/bash"},
