@@ -81,7 +81,10 @@ const (
 	noLogFlush = 2
 )
 
-// Cut stops the disk at once. Nothing that was not synced is written any more, and every later write fails.
+// Cut stops the disk at once. Nothing that was not synced is written any more, and every later write fails. Whoever writes
+// there must have been stopped before: a power cut stops the processor too, and a sync that is under way while this kernel
+// shuts an ext4 down may report success although the new size of the file is lost (measured with a program that only
+// appends and syncs: 120 of 1,676 cuts; none with files that do not grow).
 func (d *Disk) Cut(t *testing.T) {
 	t.Helper()
 	f, err := os.Open(d.Dir)

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/starpatch/starpatch/internal/journal"
 	"github.com/starpatch/starpatch/internal/store"
 	"github.com/starpatch/starpatch/internal/store/etcd"
@@ -133,6 +135,23 @@ func (r *running) read(t *testing.T, n int) {
 	}
 	if n > 0 {
 		t.Fatalf("the child ended by itself: %s", &r.stderr)
+	}
+}
+
+// freeze stops every thread of the child at once, as a power cut does, and returns when they stand still.
+func (r *running) freeze(t *testing.T) {
+	t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, r.cmd.Process.Pid, nil, unix.WSTOPPED, nil)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EINTR) {
+			t.Fatalf("waiting for the child to stop: %v", err)
+		}
 	}
 }
 
