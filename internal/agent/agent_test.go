@@ -258,6 +258,28 @@ func TestFailuresLeaveTheTruth(t *testing.T) {
 	}
 }
 
+func TestAScriptletThatFailedIsRunAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pkg("a", "1-1"))
+	w.start()
+	d := w.publish(nil, pkg("a", "2-1", func(s *rpmmake.Spec) { s.Scripts.Post = "[ -e /opt/mend ] || exit 3; touch /opt/mended" }))
+	for _, id := range []string{"op1", "op2"} {
+		if p, r := w.install(d, agentlink.Operation{ID: id, InServiceOnly: true}); p.State != api.OperationFailed || !strings.Contains(p.Detail, "%post(a-2-1.noarch) scriptlet failed") || !r.PatchFailed {
+			t.Errorf("%s, with nothing mended: %+v, %+v", id, p, r)
+		}
+	}
+	w.stop()
+	w.start()
+	w.write("opt/mend", "")
+	if p, r := w.install(d, agentlink.Operation{ID: "op3", InServiceOnly: true}); p.State != api.OperationDone || r.PatchFailed || !w.exists("opt/mended") {
+		t.Errorf("mended: %+v, %+v", p, r)
+	}
+	w.remove("opt/mended")
+	if p, _ := w.install(d, agentlink.Operation{ID: "op4", InServiceOnly: true}); p.State != api.OperationDone || w.exists("opt/mended") {
+		t.Errorf("there was nothing left to do: %+v", p)
+	}
+}
+
 func TestARepositoryThatIsNotTheOneThatIsWantedIsAFailure(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, pkg("a", "1-1"))

@@ -69,13 +69,16 @@ type install struct {
 	scripts time.Duration // spent in in-service scripts
 
 	repairFailed error // repeating an interrupted transaction did not work
+
+	redo      []rpm.NEVRA // left unsettled by an earlier operation, until they have been tried again
+	unsettled []rpm.NEVRA // by this one
 }
 
 // startInstall makes the intent durable and returns the job.
 func (a *Agent) startInstall(ctx context.Context, j journal, resumed bool) (func() func() error, error) {
 	a.log.Info("installing", "operation", j.Operation, "revision", j.Desired.Revision, "resumed", resumed)
 	j.Boot = a.state.Boot
-	in := &install{a: a, j: j, resumed: resumed, began: time.Now(), group: a.groupID()}
+	in := &install{a: a, j: j, resumed: resumed, began: time.Now(), group: a.groupID(), redo: a.state.Unsettled}
 	a.state.Report.State, a.state.Report.RejectReason, a.rejected = host.Installing, "", nil
 	return func() func() error {
 			err := in.run(ctx)
@@ -264,7 +267,7 @@ func (in *install) attempt(ctx context.Context) error {
 	if missing := in.plan.Unavailable; len(missing) > 0 {
 		return problem.Errorf(problem.Unavailable, "cannot install %s: this host must have it and no repository does", strings.Join(missing, ", "))
 	}
-	if bad := in.plan.Packages(host.Repair); len(bad) > 0 {
+	if bad := append(in.plan.Packages(host.Repair), in.again(list)...); len(bad) > 0 {
 		if list, err = in.repair(ctx, list, bad); err != nil {
 			return err
 		}
@@ -321,6 +324,9 @@ func (in *install) after(ctx context.Context, res installer.Result, failure erro
 			done = append(done, p.NEVRA)
 		}
 	}
+	if !errors.Is(failure, installer.ErrInterrupted) && !errors.Is(failure, installer.ErrUnreachable) {
+		in.unsettle(list, done)
+	}
 	if len(done) > 0 && len(left) > 0 && len(in.plan.Steps) != len(before.Steps) {
 		return nil, &problem.Error{Kind: problem.KindOf(failure), Err: failure,
 			Msg: fmt.Sprintf("%v; the transaction was done in part: done %s, not done %s", failure, join(done), join(left))}
@@ -328,8 +334,30 @@ func (in *install) after(ctx context.Context, res installer.Result, failure erro
 	return nil, failure
 }
 
-// repair puts packages right that are in the database more than once: their files are installed again over whatever is
-// there, because which of the builds is on the disk nobody knows.
+// unsettle notes those of the packages that are installed now though their transaction failed.
+func (in *install) unsettle(list, packages []rpm.NEVRA) {
+	for _, p := range packages {
+		if slices.Contains(list, p) {
+			in.unsettled = append(in.unsettled, p)
+		}
+	}
+}
+
+// again returns the packages that an earlier operation left unsettled and that are to stay as they are.
+func (in *install) again(list []rpm.NEVRA) []rpm.NEVRA {
+	var out []rpm.NEVRA
+	for _, p := range in.redo {
+		planned := slices.ContainsFunc(in.plan.Steps, func(s host.Step) bool { return s.Package.Key() == p.Key() })
+		if _, _, ok := in.gen.find(p, in.at); ok && !planned && slices.Contains(list, p) {
+			in.say("  %s %s: a scriptlet failed when it was installed\n", host.Repair, p)
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// repair puts packages right that are in the database more than once, or unsettled: their files are installed again over
+// whatever is there, because which of the builds is on the disk nobody knows.
 func (in *install) repair(ctx context.Context, list, bad []rpm.NEVRA) ([]rpm.NEVRA, error) {
 	a := in.a
 	var files []string
@@ -349,6 +377,9 @@ func (in *install) repair(ctx context.Context, list, bad []rpm.NEVRA) ([]rpm.NEV
 		return nil, err
 	}
 	res, err := a.tools.Repair(ctx, files, in.started)
+	if !errors.Is(err, installer.ErrInterrupted) {
+		in.redo = nil
+	}
 	return in.after(ctx, res, err)
 }
 
@@ -401,7 +432,10 @@ func (a *Agent) ended(ctx context.Context, in *install, failure error) error {
 	if err := a.reboot(&r); err != nil {
 		return err
 	}
-	a.state.Report, a.state.Result = r, res
+	a.state.Report, a.state.Result, a.state.Unsettled = r, res, nil
+	if failure != nil {
+		a.state.Unsettled = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(in.redo, in.unsettled)), rpm.NEVRA.Compare))
+	}
 	if err := a.save(); err != nil {
 		return err
 	}
@@ -489,6 +523,12 @@ func (in *install) mend(ctx context.Context) error {
 	if in.repairFailed != nil {
 		// The rest is tried all the same, so that as little as possible is left half-done.
 		in.say("the interrupted transaction could not be repeated: %v\n", in.repairFailed)
+		if list, err = in.installed(ctx); err != nil {
+			return err
+		}
+		for _, p := range in.j.Packages {
+			in.unsettle(list, []rpm.NEVRA{p.NEVRA})
+		}
 	}
 	return nil
 }

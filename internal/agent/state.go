@@ -29,6 +29,9 @@ type state struct {
 	// RebootBoot is the boot during which a change was made that only a reboot activates; empty: none.
 	RebootBoot string  `json:"reboot_boot,omitempty"`
 	Result     *result `json:"result,omitempty"`
+	// Unsettled are packages that are installed and whose last transaction told of a failed scriptlet. The next operation
+	// installs them over themselves: with nothing else to do it would succeed without having mended anything.
+	Unsettled []rpm.NEVRA `json:"unsettled,omitempty"`
 }
 
 // result is the end of an operation, kept until another one ends.
