@@ -247,22 +247,23 @@ func (p *program) feed(path *string) *cobra.Command {
 }
 
 func (p *program) journal(path *string) *cobra.Command {
-	var verify, export bool
-	c := &cobra.Command{
-		Use:   "journal",
-		Short: "Verify or print the journal of decisions and facts",
+	verify := &cobra.Command{
+		Use:   "verify",
+		Short: "Check the chain of hashes",
 		Args:  noArgs,
 		RunE: p.asking(path, func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			if verify == export {
-				return usage{errors.New("journal needs one of --verify and --export")}
+			v, err := c.VerifyJournal(cmd.Context())
+			if err != nil {
+				return err
 			}
-			if verify {
-				v, err := c.VerifyJournal(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return p.printf("the journal is whole: %d records, head %d %s\n", v.Records, v.Head.Number, v.Head.Hash)
-			}
+			return p.printf("the journal is whole: %d records, head %d %s\n", v.Records, v.Head.Number, v.Head.Hash)
+		}),
+	}
+	export := &cobra.Command{
+		Use:   "export",
+		Short: "Print every record, one line of JSON each",
+		Args:  noArgs,
+		RunE: p.asking(path, func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			for after := int64(0); ; {
 				page, err := c.Journal(cmd.Context(), after)
 				if err != nil {
@@ -280,7 +281,5 @@ func (p *program) journal(path *string) *cobra.Command {
 			}
 		}),
 	}
-	c.Flags().BoolVar(&verify, "verify", false, "check the chain of hashes")
-	c.Flags().BoolVar(&export, "export", false, "print every record, one line of JSON each")
-	return c
+	return group("journal", "The journal of decisions and facts", verify, export)
 }
