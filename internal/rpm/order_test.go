@@ -129,6 +129,6 @@ func fuzzEVR(s string) rpm.EVR {
 }
 
 func nameable(e rpm.EVR) bool {
-	_, err := rpm.ParseFileName(rpm.NEVRA{Name: "x", EVR: e, Arch: "noarch"}.FileName())
-	return err == nil
+	n, err := rpm.ParseFileName(rpm.NEVRA{Name: "x", EVR: e, Arch: "noarch"}.FileName())
+	return err == nil && n.Version == e.Version && n.Release == e.Release // no dash of the release was taken for the name's
 }
