@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/starpatch/starpatch/internal/durable"
 	"github.com/starpatch/starpatch/patch/patchfile"
 )
@@ -44,28 +42,18 @@ func (sp *Spool) Create(name string) (patchfile.SpoolFile, error) {
 // Discard removes everything in the spool. Discarding twice is no error.
 func (sp *Spool) Discard() error { return os.RemoveAll(sp.dir) }
 
-// writeback is how many bytes are written before the disk is told to begin with them.
-const writeback = 4 << 20
-
 // spoolFile has the disk write while the upload goes on, so that little is left to wait for in the end.
 type spoolFile struct {
 	*os.File
-	store   *Store
-	size    int64 // written so far
-	started int64 // of that, what the disk was told to write
+	store *Store
+	ahead durable.Writeback
 }
 
 func (f *spoolFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
-	f.size += int64(n)
+	f.ahead.Wrote(f.File, n)
 	if err != nil {
 		return n, f.store.cannotWrite(err)
-	}
-	if more := f.size - f.started; more >= writeback {
-		// Advice only: the sync before a file becomes a blob reports every error.
-		if err := unix.SyncFileRange(int(f.Fd()), f.started, more, unix.SYNC_FILE_RANGE_WRITE); err == nil {
-			f.started = f.size
-		}
 	}
 	return n, nil
 }

@@ -35,6 +35,8 @@ type File struct {
 	f    *os.File
 	path string
 	done bool
+
+	ahead Writeback
 }
 
 // Create starts a file that will appear at path with the permissions perm, whatever the umask. The folder must exist.
@@ -51,7 +53,11 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 }
 
 // Write adds to the file.
-func (f *File) Write(p []byte) (int, error) { return f.f.Write(p) }
+func (f *File) Write(p []byte) (int, error) {
+	n, err := f.f.Write(p)
+	f.ahead.Wrote(f.f, n)
+	return n, err
+}
 
 // Commit makes the file visible at its path, durably. After an error the old file is still there, or the new one whole.
 func (f *File) Commit() error {
