@@ -16,8 +16,11 @@ import (
 	"github.com/starpatch/starpatch/internal/rpmmake"
 )
 
-// address is one of loopback's that nobody else uses, so that the default ports are free on it.
-const address = "127.193.7.1"
+// address is one of loopback's that no other process uses, so that the default ports are free on it.
+func address() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.253.%d.%d", pid/250%250, 1+pid%250)
+}
 
 // controller is the real program with release 19.09 and the test key, until the benchmark ends.
 type controller struct {
@@ -56,7 +59,7 @@ func newController(b *testing.B) *controller {
 			b.Fatal(err)
 		}
 	}
-	text := fmt.Sprintf("data-dir: %s\nsocket: %s\naddress: %s\nname: controller-0\nrelease: \"%s\"\ntrust-dir: %s\naccept-dev-signed: true\n", c.at("data"), c.socket(), address, release, c.at("trust"))
+	text := fmt.Sprintf("data-dir: %s\nsocket: %s\naddress: %s\nname: controller-0\nrelease: \"%s\"\ntrust-dir: %s\naccept-dev-signed: true\n", c.at("data"), c.socket(), address(), release, c.at("trust"))
 	for name, body := range map[string][]byte{"c.yaml": []byte(text), "trust/dev/bench.pem": key} {
 		if err := durable.WriteFile(c.at(name), body, 0o644); err != nil {
 			b.Fatal(err)

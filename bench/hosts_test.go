@@ -52,7 +52,7 @@ func (c *controller) connect(ca *pki.CA, dir, name string) (*agent, error) {
 		return nil, err
 	}
 	a := &agent{welcome: make(chan struct{}, 1), acked: make(chan struct{}, 1)}
-	a.Client, err = agentlink.NewClient(agentlink.ClientConfig{Dir: dir, Controllers: []string{net.JoinHostPort(address, "5489")},
+	a.Client, err = agentlink.NewClient(agentlink.ClientConfig{Dir: dir, Controllers: []string{net.JoinHostPort(address(), "5489")},
 		Log: slog.New(slog.DiscardHandler), ReportAcked: func() { a.acked <- struct{}{} }})
 	if err != nil {
 		return nil, err
